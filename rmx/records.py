@@ -6,7 +6,7 @@ token at that position, at temperature 1, in fp32.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import unquote
 
@@ -39,6 +39,19 @@ def is_fork(entropy: "float | Tensor", tau: float) -> "bool | Tensor":
 def shown_adapter(key: str | None) -> str | None:
     """An adapter's key as documents and the screen have it: with the spec that it was asked for by."""
     return key and unquote(key)
+
+
+def as_json(record: Any, *names: str) -> dict[str, Any]:
+    """Attributes of a record as JSON has them: tuples as lists, other records by their `json` or field by field."""
+    return {name: _plain(getattr(record, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "json"):
+        return value.json()
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return as_json(value, *(field.name for field in fields(value))) if is_dataclass(value) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
+from rmx.arguments import Sampling
 from rmx.bench.timing import PROBLEM, alternate, endless, in_turn, milliseconds, ratio, seconds_of
-from rmx.config import TOP_KEPT, Sampling
+from rmx.config import TOP_KEPT
 from rmx.engine.batch import continue_batch
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.engine import Engine

@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
 from rmx.explore.branches import swap_job

@@ -1,12 +1,7 @@
-"""The claims measured on one pair, row by row, and their report.
+"""The claims of `assets/claims.toml` measured on one pair, each study made once and told as it goes on; their report.
 
-The claims of `assets/claims.toml`, in the order in which a reader meets them, each with how it is read.
-
-All asked claims on one pair: each study is made once, and its rows are told as it goes on.
-
-The claims as one HTML file: no script, no request, light and dark, narrow and on paper.
-
-Everything that comes from outside (names of models, sets, tokens) is escaped by the template and nowhere else.
+The report is one HTML file: no script, no request, light and dark, narrow and on paper. What comes from outside (names
+of models, sets, tokens) is escaped by its template and nowhere else.
 """
 
 import time
@@ -23,6 +18,7 @@ from rmx.claims.claim import TABLE, Claim, Read, Row, State, StudyName, Subject,
 from rmx.claims.studies import STUDIES
 from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import RmxError
+from rmx.records import as_json
 from rmx.runs.store import versions
 from rmx.stats.text import brief
 from rmx.storage.rendering import render
@@ -93,14 +89,11 @@ class ClaimsReport:
             "adapter": s.asked.get("adapter"),
             "teacher": s.asked.get("teacher"),
             "pair": s.pair.name,
-            "revision": s.pair.base.revision,
-            "dtype": s.pair.base.dtype,
+            **as_json(s.pair.base, "revision", "dtype"),
             "device": str(s.pair.base.engine.device),
             "set": s.set_name,
             "n": len(s.problems),
-            "tau": s.tau,
-            "calibration": s.calibration.json() if s.calibration else None,
-            "seed": s.seed,
+            **as_json(s, "tau", "calibration", "seed"),
             "style": s.pair.base.style.json(),
             "samples": s.samples,
             "max_new_tokens": s.max_new,

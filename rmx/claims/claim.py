@@ -1,6 +1,4 @@
-"""A claim, what was found for it, and the verdict.
-
-When a figure agrees with the paper, when it differs, and when there are too few problems to say.
+"""A claim, what was found for it, and the verdict: when a figure agrees with the paper, and when it differs.
 
 Every rule looks at the whole 95 % interval, never at the value alone; whether a model answers more problems than
 another, asked greedily, is judged by the exact test, as everywhere (see rmx/stats/paired.py). Each row says which:
@@ -13,8 +11,6 @@ another, asked greedily, is judged by the exact test, as everywhere (see rmx/sta
 Three more are given without an interval: "not measured", "open in the paper" where it makes no claim, and "no verdict"
 where the gate takes more than a fifth of the tokens, so that its places are no forks. On the bundled
 miniature every figure reads "by construction" instead: it was built to show what the paper shows.
-
-What travels between the modules of the claims: a claim, what was found for it, and its row.
 """
 
 import math

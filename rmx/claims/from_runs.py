@@ -1,8 +1,6 @@
-"""Read verdicts off finished training runs.
+"""Read verdicts off finished training runs of one model, by their files only.
 
-Finished training runs of one model: what they say about the claims on training. Read from their files only.
-
-Readings of finished training runs of this model. Without a run the row tells the command that would make one.
+Without a run the row tells the command that would make one.
 """
 
 import shlex

@@ -1,9 +1,4 @@
-"""Read verdicts off the studies of a base and of a pair.
-
-Readings of what is sampled or swapped on the base alone, and of pass@k.
-
-Readings of the studies of a pair: where base and adapted model part, and what patching those places does.
-"""
+"""Read verdicts off the studies of a pair, off what is sampled or swapped on the base alone, and off pass@k."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

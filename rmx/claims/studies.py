@@ -1,9 +1,4 @@
-"""What the claims are measured on, and the measurements.
-
-From the options of `rmx claims`, or of the tab, to what the claims are measured on.
-
-The measurements behind the claims. Each is made once, whichever claims need it, and yields what it has so far.
-"""
+"""What the claims are measured on, and the measurements: each is made once, and yields what it has so far."""
 
 import random
 import shlex
@@ -13,6 +8,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+from rmx.arguments import MOST_SAMPLES as MOST_SAMPLES
+from rmx.arguments import Count, Samples, Settings, settings
 from rmx.claims.claim import StudyName, Subject
 from rmx.claims.from_runs import read_runs
 from rmx.compare.controls import check_loaded
@@ -36,22 +33,14 @@ from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
 from rmx.zerogpu.calls import remote_of
 
-MOST_SAMPLES = 256
 
-
-@dataclass(frozen=True, slots=True)
-class ClaimOptions:
+@settings
+class ClaimOptions(Settings):
     """What is asked beside the pair; RmxError for a number that cannot be used."""
 
     pair: PairOptions
-    samples: int = 8  # of one problem, for pass@k
-    budget: int = 200_000  # tokens, for what choices decide
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.samples <= MOST_SAMPLES:
-            raise RmxError(f"The number of samples must lie between 1 and {MOST_SAMPLES}; got {self.samples}.")
-        if self.budget < 1:
-            raise RmxError(f"The budget must be 1 token or more; got {self.budget}.")
+    samples: Samples = 8  # of one problem, for pass@k
+    budget: Count = 200_000  # tokens, for what choices decide
 
     def subject(self, space: Workspace | None = None) -> Subject:
         """Load the pair and the problems; RmxError where either cannot be had, or a problem has no known answer."""

@@ -9,6 +9,7 @@ import platform
 from typing import Any, Literal
 
 from rmx import __version__
+from rmx.arguments import Flag, argument
 from rmx.cli.main import read_help
 from rmx.cli.options import ModelRequest, add_options, request_of
 from rmx.cli.terminal import JSON_HELP
@@ -16,7 +17,7 @@ from rmx.config import ASSETS, cache_dir
 from rmx.errors import RmxError
 from rmx.models.presets import PAIRS, PRESETS
 from rmx.prompt_styles import STYLES
-from rmx.service.arguments import Flag, Request, argument
+from rmx.service.arguments import Request
 
 GENERAL = "; general where a network has recurrent state or takes no mask"
 PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")

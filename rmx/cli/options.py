@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
+from rmx.arguments import API_ONLY, Flag, argument, arguments_of, hints_of, kind_of
 from rmx.cli.terminal import JSON_HELP, stopped_by_hand
 from rmx.errors import RmxError
 from rmx.models.style_options import StyleOptions
 from rmx.progress import Progress
 from rmx.recipes.job import changed_recipe
-from rmx.recipes.recipe import HELP, NONE, PRESETS, Recipe, Section, field_types, help_of
+from rmx.recipes.recipe import NONE, PRESETS, Recipe, Section, field_types, help_of
 from rmx.service import Request, Site, steps
-from rmx.service.arguments import API_ONLY, Flag, argument, arguments_of, flag_of, hints_of, ignore, kind_of, read
+from rmx.service.arguments import flag_of, ignore, read
 from rmx.service.requests import ADAPTERS, SPECS, AskingRequest
 from rmx.storage.safe_files import whole
 
@@ -192,7 +193,7 @@ def add_recipe(parser: argparse.ArgumentParser, only: Iterable[str] | None = Non
 
 def add_flags(group: Any, recipe: type[Section], only: Iterable[str] | None = None) -> None:
     """A flag for each field; its value is read back by `changed_fields`."""
-    types, about = field_types(recipe), HELP | help_of(recipe)
+    types, about = field_types(recipe), help_of(recipe)
     for name, kind in types.items():
         if only is not None and name not in only:
             continue

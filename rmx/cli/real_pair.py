@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rmx.arguments import Flag, argument
 from rmx.cli.options import add_options, request_of
 from rmx.errors import RmxError
 from rmx.models.presets import SMOLLM2
 from rmx.runs.folder import CONFIG
-from rmx.service.arguments import Flag, Request, argument
+from rmx.service.arguments import Request
 
 RL, TEST, CLAIMS = "rl", "test", "claims"
 # What is trained of one seed's rollouts, and how it differs from its preset.

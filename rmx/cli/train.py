@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from rmx.arguments import Flag, argument
 from rmx.cli.options import (
     ModelRequest,
     add_flags,
@@ -38,7 +39,6 @@ from rmx.recipes.recipe import (
 )
 from rmx.runs.folder import CONFIG, RunFolder
 from rmx.runs.store import RunStore
-from rmx.service.arguments import Flag, argument
 from rmx.storage.safe_files import sendable
 from rmx.train.drive import drive
 

@@ -1,24 +1,21 @@
 """What a difference between base and adapted model is held against: the base itself, noise, and a random LoRA.
 
-Base is base: proof that the model with its adapter switched off is the checkpoint that was loaded.
+Base is base: three looks, none of which needs a second copy, prove that the model with its adapter off is the
+checkpoint that was loaded. The logits on this very text with the adapter off are compared with those of the bare
+network, from which every adapter layer has been taken out; each base tensor with the weights file; and each tensor's
+checksum and probe logits with those recorded before the first adapter. The file is read once, and again when a tensor
+has changed. A second copy of the checkpoint is loaded only when asked for.
 
-Three looks, none of which needs a second copy: the logits on this very text with the adapter off against those of the
-bare network, from which every adapter layer has been taken out; each base tensor against the weights file; and each
-tensor's checksum and probe logits against those recorded before the first adapter. The file is read once, and again
-when a tensor has changed. A second copy of the checkpoint is loaded only when asked for.
-
-The noise floor: what batch shape and dtype alone change in a model's logits, without any adapter.
-
-The placebo: a random LoRA of the same shape, turned up until it reranks as often as the trained adapter does.
-
-At such strengths noise alone gives a mean rank near 2 and a large entropy ratio, because undecided places are the
-ones that any push turns round. What sets training apart from noise is accuracy and interventions.
+The noise floor is what batch shape and dtype alone change in a model's logits. The placebo is a random LoRA of the same
+shape, turned up until it reranks as often as the trained adapter does. At such strengths noise alone gives a mean rank
+near 2 and a large entropy ratio, because undecided places are the ones that any push turns round. What sets training
+apart from noise is accuracy and interventions.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,7 @@ from transformers import DynamicCache
 from rmx.engine.divergence import Difference, difference
 from rmx.engine.engine import Engine, adapter_key, split_key, why_not_linear
 from rmx.errors import ModelError
-from rmx.models.adapter_facts import AdapterFacts, adapted_layers, facts, lora_factors, lora_norm
+from rmx.models.adapters import AdapterFacts, adapted_layers, facts, lora_factors, lora_norm
 from rmx.models.base_state import (
     Changes,
     base_changes,
@@ -44,6 +41,7 @@ from rmx.models.base_state import (
 )
 from rmx.models.load import Model, Placing, load, split_dtype
 from rmx.models.model_pair import Pair
+from rmx.records import as_json
 from rmx.zerogpu.calls import decoding, on_gpu_worker
 
 APART = "two sets of weights; nothing is on the base"
@@ -106,15 +104,8 @@ class BaseCheck:
 
     def json(self) -> dict[str, Any]:
         """Return the result as documents hold it."""
-        return {
-            **{name: getattr(self, name) for name in ("max_dlogit", "positions", "how", "holds", "sentence")},
-            "weights": asdict(self.weights) if self.weights else None,
-            "memory": self.memory.json() if self.memory is not None else None,
-            "probe": self.probe,
-            "copy": self.copy,
-            "adapter": asdict(self.adapter) | {"targets": list(self.adapter.targets)} if self.adapter else None,
-            "seconds": self.seconds,
-        }
+        checks = ("weights", "memory", "probe", "copy", "adapter", "seconds")
+        return as_json(self, "max_dlogit", "positions", "how", "holds", "sentence", *checks)
 
 
 @on_gpu_worker(seconds=lambda pair, ids, *_, **__: decoding(60, read=3 * len(ids)))  # mostly reading the weights file

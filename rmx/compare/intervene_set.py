@@ -20,7 +20,7 @@ from rmx.explore.resampling import chained, journal_of
 from rmx.grading.answers import CUT
 from rmx.models.model_pair import Pair
 from rmx.prompt_styles import PromptStyle
-from rmx.records import Problem
+from rmx.records import Problem, as_json
 from rmx.stats.intervals import Estimate, share
 from rmx.stats.paired import tested_difference, write_p
 from rmx.stats.text import points
@@ -149,16 +149,9 @@ class InterveneReport:
         pairs = {f"{a}-{b}": self.difference(a, b) for a, b, _, _ in _QUESTIONS}
         return {
             "set": self.set_name,
-            "base": self.base,
-            "adapted": self.adapted,
-            "dtype": self.dtype,
+            **as_json(self, "base", "adapted", "dtype"),
             "n": len(self.problems),
-            "of": self.of,
-            "stopped": self.stopped,
-            "tau": self.tau,
-            "seed": self.seed,
-            "style": self.style.json() if self.style else None,
-            "calibration": self.calibration.json() if self.calibration else None,
+            **as_json(self, "of", "stopped", "tau", "seed", "style", "calibration"),
             "arms": {arm: self.arm(arm) for arm in self.arms},
             "placebo": self.placebo_json(),
             "paired": {name: d for name, d in pairs.items() if d is not None},

@@ -1,24 +1,22 @@
-"""A pair of models on one completion: the shift map, and the options that name the pair.
-
-Where base and adapted model part on one completion: every token with both distributions and what lies between.
+"""A pair of models on one completion, every token with both distributions; and the options that name the pair.
 
 The completion is the base's own by default, or the adapted model's, or a pasted text. While one of the models writes,
 both take every step together, so that the map grows with the text; a given text is read in one pass under each.
-
-A pair and its problems, as verbs and pages name them, and the document of one map.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from rmx.arguments import Count, Sampling, Seed, Settings, settings
 from rmx.compare.controls import check_base, placebo_pair, shape_noise
 from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, places_of
-from rmx.config import TOP_SHOWN, Sampling
+from rmx.config import TOP_SHOWN
 from rmx.data.problem_sets import load_set
 from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.engine import split_key
@@ -35,7 +33,7 @@ from rmx.models.presets import PAIRS
 from rmx.models.stopping import stop_after
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.records import Answer, Candidate, Problem, Stop, is_fork
+from rmx.records import Answer, Candidate, Problem, Stop, as_json, is_fork
 from rmx.zerogpu.calls import on_gpu_worker, side_by_side
 
 Source = Literal["base", "adapted", "text"]
@@ -88,9 +86,7 @@ class Shift:
             "class": self.kind,
             "near_tie": self.near_tie(noise),
             "fork": is_fork(self.base.entropy, tau),
-            **{name: getattr(self, name) for name in ("kl", "rank", "p", "back_rank", "back_p")},
-            "base": self.base.json(),
-            "adapted": self.adapted.json(),
+            **as_json(self, "kl", "rank", "p", "back_rank", "back_p", "base", "adapted"),
         }
 
 
@@ -284,8 +280,8 @@ def largest(shifts: Sequence[Shift], count: int = 12) -> list[Shift]:
 # -- A pair and its problems, as verbs and pages name them, and the document of one map -------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PairOptions:
+@settings
+class PairOptions(Settings):
     """A base, what it is compared with, and the problems that both are asked."""
 
     model: str = "mini"
@@ -296,14 +292,11 @@ class PairOptions:
     tau: float | None = None
     tau_share: float | None = None  # share of the base's tokens above tau, in its place
     recalibrate: bool = False  # make the solutions behind the share anew
-    seed: int = 0
-    max_new_tokens: int = 512
+    seed: Seed = 0
+    max_new_tokens: Count = 512
     set_name: str = "mini"
-    limit: int | None = None
+    limit: Annotated[int | None, Field(ge=1)] = None
     style: StyleOptions = StyleOptions()  # noqa: RUF009  a frozen record
-
-    def __post_init__(self) -> None:
-        Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)  # checks both
 
     def specs(self) -> tuple[str, str | None, str | None]:
         """Model, adapter and teacher. The bundled model is compared with its RL partner where nothing else is named."""
@@ -331,8 +324,6 @@ class PairOptions:
 
     def problems(self) -> list[Problem]:
         """The first `limit` problems of the set."""
-        if self.limit is not None and self.limit < 1:
-            raise RmxError(f"--limit must be 1 or more; got {self.limit}.")
         return load_set(self.set_name)[: self.limit]
 
 
@@ -357,18 +348,14 @@ def map_json(found: ShiftMap) -> dict[str, Any]:
     return {
         "base": found.pair.base.spec,
         "adapted": found.pair.name,
-        "revision": found.pair.base.revision,
-        "dtype": found.pair.base.dtype,
-        "source": found.job.source,
-        "tau": found.job.tau,
+        **as_json(found.pair.base, "revision", "dtype"),
+        **as_json(found.job, "source", "tau"),
         "problems": 1,
         **figures.json(),
         "paper": PAPER,
-        "noise": found.noise.json() if found.noise else None,
-        "answer": found.answer.json(),
-        "stop": found.stop,
-        "prompt_ids": list(found.job.prompt_ids),
-        "style": found.pair.base.style.json(),
+        **as_json(found, "noise", "answer", "stop"),
+        **as_json(found.job, "prompt_ids"),
+        **as_json(found.pair.base, "style"),
         "tokens": [s.json(found.job.tau, found.tolerance) for s in found.shifts],
         "seconds": round(found.seconds, 3),
     }

@@ -26,7 +26,7 @@ from rmx.models.load import Model
 from rmx.models.model_pair import Pair, read_both
 from rmx.models.stopping import Ending
 from rmx.prompt_styles import PromptStyle
-from rmx.records import Problem, is_fork
+from rmx.records import Problem, as_json, is_fork
 from rmx.stats.intervals import Estimate, quotient, ratio_of_sums
 from rmx.storage.safe_files import LineStore
 
@@ -179,23 +179,16 @@ class ShiftReport:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx shifts --set`."""
+        placebo = self.placebo.json() | {"strength": self.placebo_strength} if self.placebo else None
+        noise = {"batch_shape": self.noise, "dtype": self.dtype_noise}
         return {
             "set": self.set_name,
-            "base": self.base,
-            "adapted": self.adapted,
-            "dtype": self.dtype,
-            "tau": self.tau,
-            "style": self.style.json() if self.style else None,
-            "calibration": self.calibration.json() if self.calibration else None,
+            **as_json(self, "base", "adapted", "dtype", "tau", "style", "calibration"),
             "problems": self.at,
-            "of": self.of,
-            "stopped": self.stopped,
+            **as_json(self, "of", "stopped"),
             **self.figures.json(),
-            "placebo": self.placebo.json() | {"strength": self.placebo_strength} if self.placebo else None,
-            "noise": {
-                "batch_shape": self.noise.json() if self.noise else None,
-                "dtype": self.dtype_noise.json() if self.dtype_noise else None,
-            },
+            "placebo": placebo,
+            "noise": {name: found.json() if found else None for name, found in noise.items()},
             "paper": PAPER,
             "seconds": round(self.seconds, 2),
         }

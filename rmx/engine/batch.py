@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.decoder import Decoding, Prefix, decode
 from rmx.engine.engine import Engine
 from rmx.engine.fair_queue import never

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine import decoding_memory
 from rmx.engine.arena import bucket_of
 from rmx.engine.decoder import Decoder, Decoding, Prefix

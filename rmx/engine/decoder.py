@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.config import TOP_KEPT, Sampling
+from rmx.arguments import Sampling
+from rmx.config import TOP_KEPT
 from rmx.engine.engine import PREFILL, Engine, Stream
 from rmx.engine.fair_queue import RequestOwner, as_owner, current_owner, never
 from rmx.engine.rows import RowSet

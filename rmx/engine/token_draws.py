@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rmx.config import TOP_KEPT, Sampling
+from rmx.arguments import Sampling
+from rmx.config import TOP_KEPT
 from rmx.engine.entropy import Capture, capture, logp_and_rank
 
 BLOCK = 256  # tokens of the vocabulary summed together when a whole distribution is inverted

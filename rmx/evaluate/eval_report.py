@@ -1,11 +1,4 @@
-"""What an evaluation asks, and the document that is made of its marks.
-
-What an evaluation asks of every model: how many samples, drawn how, and up to which k.
-
-From marks to figures: the parts "models", "paired" and "crossings" of an evaluation's JSON.
-
-Where an evaluation stands: the graded problems, and the document that is made of them.
-"""
+"""What an evaluation asks of every model, where it stands, and the document that is made of its marks."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rmx.arguments import Count, Draws, Seed, Settings, Temperature, TopP, settings
 from rmx.compare.controls import BaseCheck
-from rmx.config import Sampling
 from rmx.data.problem_sets import SETS, load_set, split_name
 from rmx.errors import ProblemError, RmxError
 from rmx.evaluate.sample_store import Answered
@@ -28,7 +21,7 @@ from rmx.models.load import Model
 from rmx.models.model_pair import ask_alike
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.records import Problem
+from rmx.records import Problem, as_json
 from rmx.runs.rates import cost
 from rmx.stats.intervals import Estimate, unknown
 from rmx.stats.paired import (
@@ -45,44 +38,32 @@ from rmx.stats.pass_at_k import majority_profile, pass_at_k, powers
 from rmx.stats.text import points
 from rmx.train.probe import device_name
 
-MOST_SAMPLES = 256  # per problem
 
-
-@dataclass(frozen=True, slots=True)
-class EvalConfig:
+@settings
+class EvalConfig(Settings):
     """Settings shared by all models of an evaluation. The defaults of the draws are the paper's."""
 
-    n: int = 16  # samples per problem; 0: greedy only
-    k: tuple[int, ...] = ()  # tries of pass@k; () means 1, 2, 4 ... n
-    temperature: float = 0.6
-    top_p: float = 0.95
-    seed: int = 0
-    max_new_tokens: int = 2048
+    n: Draws = 16  # samples per problem; 0: greedy only
+    k: tuple[Count, ...] = ()  # tries of pass@k; () means 1, 2, 4 ... n
+    temperature: Temperature = 0.6
+    top_p: TopP = 0.95
+    seed: Seed = 0
+    max_new_tokens: Count = 2048
     greedy: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or not 0 <= self.n <= MOST_SAMPLES:
-            raise RmxError(f"Samples per problem must be a whole number from 0 to {MOST_SAMPLES}; got {self.n}.")
         if not self.n and not self.greedy:
             raise RmxError("Nothing to evaluate: no samples and no greedy solution.")
-        Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
         if self.n and self.temperature == 0:
             raise RmxError("Samples at temperature 0 are all the same. Raise it, or ask for no samples (n = 0).")
         object.__setattr__(self, "k", tuple(sorted(set(self.k))) or powers(self.n))
         for k in self.k:
-            if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= max(self.n, 1):
+            if k > max(self.n, 1):
                 raise RmxError(f"pass@k needs k from 1 to the number of samples, {self.n}; got {k}.")
 
     def json(self) -> dict[str, Any]:
         """Return the settings as the document of an evaluation holds them."""
-        return {
-            "samples": self.n,
-            "k": list(self.k),
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "max_new_tokens": self.max_new_tokens,
-        }
+        return {"samples": self.n} | as_json(self, "k", "temperature", "top_p", "seed", "max_new_tokens")
 
 
 BASE = "base"
@@ -448,7 +429,7 @@ class EvalReport:
             "of_problems": self.of_problems,
             **self.config.json(),
             "clusters": {"what": what, "n": len(set(clusters))} if clusters else None,
-            **{name: getattr(self, name) for name in ("at", "of", "done", "seconds", "cached")},
+            **as_json(self, "at", "of", "done", "seconds", "cached"),
             "usd": None if any(m["usd"] is None for m in models) else float(sum(m["usd"] for m in models)),
             "licence": info.licence if info else None,
             "source": info.source if info else "the user's own file",

@@ -1,11 +1,7 @@
-"""Run an evaluation, or grade its kept completions again.
-
-Many completions of many problems by several models, graded; whatever was known before is not made again.
+"""Run an evaluation, or grade its kept completions again by the present rules, without a pass of any network.
 
 Problems are taken in portions, each by all models in turn, so that models can be compared from the first portion on.
-An evaluation that broke off makes what is missing.
-
-Kept completions looked at again, by the present rules and without a pass of any network.
+What was known before is not made again, so an evaluation that broke off makes what is missing.
 """
 
 import time
@@ -14,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from rmx.arguments import Sampling
 from rmx.compare.controls import BaseCheck, check_loaded
-from rmx.config import Sampling
 from rmx.data.problem_files import overlap
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows

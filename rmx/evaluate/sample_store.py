@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.grading.answers import CUT
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Stop

@@ -1,8 +1,4 @@
-"""The answer so far, at the end of each sentence of a solution.
-
-Where the sentences of a completion begin and end, in tokens.
-
-The answer so far: what the model would answer if it had to, at the end of each sentence of a solution.
+"""The answer so far: what the model would answer if it had to, at the end of each sentence of a solution.
 
 After each sentence the model is made to conclude; all sentences are one batch behind the cache of the solution. The
 most frequent of these answers, the mode over the solution, stands beside the last one (after arXiv 2504.20708, which
@@ -19,7 +15,7 @@ from rmx.engine.batch import continue_prefixes
 from rmx.engine.fair_queue import never
 from rmx.grading.answers import Answered, equal, grade, same_answers
 from rmx.models.load import Model
-from rmx.records import Answer, TokenDist, Trace
+from rmx.records import Answer, TokenDist, Trace, as_json
 from rmx.zerogpu.calls import decoding, on_gpu_worker, with_alternatives_at
 
 # A line break, or a full stop, exclamation or question mark (with what closes behind it) before white space; not the
@@ -103,13 +99,9 @@ class SoFar:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx sofar`."""
-        return {
-            "points": [p.json() for p in self.points],
-            "of": self.of,
-            "mode": {"answer": self.mode.text, "share": self.share, "correct": self.mode.correct},
-            "answer": self.final.json(),
-            "tokens_spent": self.tokens_spent,
-        }
+        mode = {"answer": self.mode.text, "share": self.share, "correct": self.mode.correct}
+        found = as_json(self, "points", "of") | {"mode": mode, "answer": self.final.json()}
+        return found | {"tokens_spent": self.tokens_spent}
 
     def message(self) -> dict[str, Any]:
         """Return the message for the page; the caller adds "run" and "job"."""

@@ -1,9 +1,4 @@
-"""Branches of a solution, and the swaps that make them.
-
-Branches and the trees they form: every completion of a prompt, what was forced in it, what came of it.
-
-Swap one token of a trace and go on: the new branch keeps everything before the swap.
-"""
+"""Branches of a solution and the trees they form: the swaps that make them, and what came of each."""
 
 import secrets
 import threading
@@ -15,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.decoder import Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
 from rmx.engine.entropy import capture, logp_and_rank

@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from rmx.config import ASSETS, Sampling, cache_dir, check_tau, is_number
+from rmx.arguments import Sampling
+from rmx.config import ASSETS, cache_dir, check_tau, is_number
 from rmx.data.problem_sets import load_set, split_name
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
@@ -27,7 +28,7 @@ from rmx.explore.generate import Generation, Job
 from rmx.models.base_state import base_tensors, digest
 from rmx.models.load import Model, load
 from rmx.models.stopping import Endings
-from rmx.records import Problem
+from rmx.records import Problem, as_json
 from rmx.storage.safe_files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -55,16 +56,8 @@ class Calibration:
 
     def json(self) -> dict[str, Any]:
         """What documents hold of it."""
-        return {
-            "tau": self.tau,
-            "share": self.share,
-            "tokens": self.tokens,
-            "problems": self.problems,
-            "temperature": self.temperature,
-            "set": self.set_name,
-            "style": self.style,
-            "sentence": self.sentence,
-        }
+        figures = as_json(self, "tau", "share", "tokens", "problems", "temperature")
+        return figures | {"set": self.set_name, "style": self.style, "sentence": self.sentence}
 
     @property
     def sentence(self) -> str:

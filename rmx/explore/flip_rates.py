@@ -1,8 +1,9 @@
-"""Do forks decide? Flip rates of swaps, and what they are compared with.
+"""Do forks decide? Flip rates of single swaps at forks against swaps elsewhere, and what a swap is to be compared with.
 
-What a swap is to be compared with: forcing the token that is there already, and drawing on without forcing any.
-
-At every fork of a greedy solution four things are done, and each is compared with that solution's answer:
+The sceptic's question: if any token were swapped, would the answer not change as often? Each problem is solved
+greedily; at every fork, and at as many other places drawn by chance, each of the other top-5 tokens is forced in turn
+and decoding goes on greedily. A swap flips when a right answer becomes wrong or a wrong one right. Beside that, four
+things are done at every fork:
 
     second      the second likeliest token is forced, and decoding goes on greedily
     null        the token that is there is forced, and decoding goes on greedily: nothing may change, not one token
@@ -10,12 +11,6 @@ At every fork of a greedy solution four things are done, and each is compared wi
     resampled   nothing is forced: the token and what follows are sampled
 
 What a swap does beyond resampling is the swap's own; what a null swap does is a fault of the measurement.
-
-Do forks decide? Flip rates of single swaps at forks against swaps elsewhere.
-
-The sceptic's question: if any token were swapped, would the answer not change as often? Each problem is solved
-greedily; at every fork, and at as many other places drawn by chance, each of the other top-5 tokens is forced in turn
-and decoding goes on greedily. A swap flips when a right answer becomes wrong or a wrong one right.
 """
 
 import random
@@ -23,7 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from rmx.config import TOP_SHOWN, Sampling
+from rmx.arguments import Sampling
+from rmx.config import TOP_SHOWN
 from rmx.data.problem_sets import load_set
 from rmx.engine.batch import continue_batch
 from rmx.engine.token_draws import prompt_key, uniform

@@ -20,41 +20,34 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from rmx.config import NEW_TOKENS, Sampling, check_tau, is_whole
+from rmx.arguments import Count, Halves, Sampling, Seed, Settings, settings
+from rmx.config import NEW_TOKENS, check_tau
 from rmx.engine.token_draws import prompt_key
-from rmx.errors import RmxError, shown
+from rmx.errors import RmxError
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
 from rmx.explore.resampling import Journal, journal_of
 from rmx.grading.answers import Target
 from rmx.models.load import Model
-from rmx.records import Problem, TokenDist, Trace, is_fork
+from rmx.records import Problem, TokenDist, Trace, as_json, is_fork
 from rmx.stats.intervals import Estimate, exact_edge, ratio_of_sums, wilson
 from rmx.storage.safe_files import LineStore
 
 Ended = Literal["cancelled", "budget"] | None
 
 
-@dataclass(frozen=True, slots=True)
-class LocatorConfig:
+@settings
+class LocatorConfig(Settings):
     """How much to sample, and what counts as deciding."""
 
-    samples: int = 16  # of the chosen token and of each alternative; even
-    elsewhere: int = 6  # places without the gate, of each solution, that are looked at
+    samples: Halves = 16  # of the chosen token and of each alternative; even
+    elsewhere: Count = 6  # places without the gate, of each solution, that are looked at
     alternatives: int = 5  # the likeliest tokens, the chosen one among them
     least: float = 0.002  # probability below which an alternative is left out; the report bounds what that could hide
     margin: float = 0.1  # a token decides from this weight on
-    seed: int = 0
-    budget: int = 200_000  # tokens over all
-    max_new_tokens: int = NEW_TOKENS
-
-    def __post_init__(self) -> None:
-        Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)
-        if not is_whole(self.samples) or self.samples < 2 or self.samples % 2:
-            raise RmxError(f"The number of samples must be even, 2 or more; got {shown(self.samples)}.")
-        for name, value in (("places elsewhere", self.elsewhere), ("budget", self.budget)):
-            if not is_whole(value) or value < 1:
-                raise RmxError(f"The number of {name} must be a whole number, 1 or more; got {shown(value)}.")
+    seed: Seed = 0
+    budget: Count = 200_000  # tokens over all
+    max_new_tokens: Count = NEW_TOKENS
 
 
 # -- formulas ---------------------------------------------------------------------------------------------------------
@@ -141,19 +134,8 @@ class RedrawnToken:
 
     def json(self) -> dict[str, Any]:
         """Return the place as documents hold it."""
-        return {
-            "problem": self.problem,
-            "pos": self.pos,
-            "text": self.text,
-            "entropy": self.entropy,
-            "gated": self.gated,
-            "chance": self.chance,
-            "weight": self.weight,
-            "plain": self.plain,
-            "low": self.bounds[0],
-            "high": self.bounds[1],
-            "cover": self.cover,
-        }
+        found = as_json(self, "problem", "pos", "text", "entropy", "gated", "chance", "weight", "plain")
+        return found | {"low": self.bounds[0], "high": self.bounds[1], "cover": self.cover}
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +231,8 @@ class LocatorReport:
         return {
             "model": self.model,
             "set": self.set_name,
-            "problems": self.problems,
-            "of": self.of,
-            "tau": self.tau,
-            "seed": self.config.seed,
-            "samples": self.config.samples,
-            "margin": self.config.margin,
+            **as_json(self, "problems", "of", "tau"),
+            **as_json(self.config, "seed", "samples", "margin"),
             "tokens": sum(one.tokens for one in self.each),
             "gated": sum(one.gated for one in self.each),
             "looked_at_elsewhere": sum(not p.gated for p in places),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.decoder import AHEAD, Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
 from rmx.engine.fair_queue import Ticket, never

@@ -12,7 +12,7 @@ all alternatives do, so at 95 %; with few samples the value itself leans upwards
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -23,7 +23,7 @@ from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.outcomes import ended as ended_fork
 from rmx.grading.answers import Answered, Target, same_answers, target_of, total
 from rmx.models.load import Model
-from rmx.records import Trace
+from rmx.records import Trace, as_json
 from rmx.stats.intervals import Bounds
 from rmx.zerogpu.calls import decoding, forks_only, on_gpu_worker
 
@@ -64,14 +64,8 @@ class Point:
     def json(self) -> dict[str, Any]:
         """Return the point as documents hold it."""
         low, high = self.interval
-        return {
-            "pos": self.pos,
-            "text": self.text,
-            "importance": {"value": self.value, "low": low, "high": high},
-            "shares": list(self.shares),
-            "correct": self.correct,
-            "decides": self.decides,
-        }
+        estimate = {"importance": {"value": self.value, "low": low, "high": high}}
+        return as_json(self, "pos", "text") | estimate | as_json(self, "shares", "correct", "decides")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +102,8 @@ class Importance:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx outcomes` without a position."""
-        return {
-            "target": asdict(self.target),
-            "at": self.at,
-            "of": self.of,
-            "answers": list(self.answers),
-            "points": [p.json() for p in self.points],
-            "sentences": [s.json() for s in self.sentences],
-            "tokens_spent": self.tokens_spent,
-            "budget": self.budget,
-            "rule": self.rule,
-            "forks": [o.json() for o in self.forks],
-        }
+        spent = ("tokens_spent", "budget", "rule", "forks")
+        return as_json(self, "target", "at", "of", "answers", "points", "sentences", *spent)
 
     def message(self) -> dict[str, Any]:
         """Return the message for the page; the caller adds "run" and "job"."""

@@ -6,50 +6,41 @@ rmx/stats/intervals.py says stop. The idea is that of arXiv 2412.07961 (forking 
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
-from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
+from pydantic import Field
+
+from rmx.arguments import Count, Sampling, Seed, Settings, Share, TopP, Warm, settings
+from rmx.config import NEW_TOKENS, TOP_KEPT, TOP_SHOWN
 from rmx.engine.batch import decode_steps
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key, uniform
-from rmx.errors import RmxError, SwapError, shown
+from rmx.errors import SwapError
 from rmx.explore.resampling import Meter
 from rmx.grading.answers import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
-from rmx.records import Candidate, Trace
+from rmx.records import Candidate, Trace, as_json
 from rmx.stats.intervals import ALPHA, Bounds, Estimate, Verdict, anytime, decide, rule, share
 from rmx.zerogpu.calls import decoding, on_gpu_worker, with_alternatives_at
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeConfig:
+@settings
+class OutcomeConfig(Settings):
     """How much to sample, and when it is enough."""
 
-    samples: int = 64  # of each alternative, at most
-    round_size: int = 8  # samples of each open alternative in one batch
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    budget: int = 50_000  # tokens over all alternatives
-    max_new_tokens: int = NEW_TOKENS  # bounds the whole completion, kept tokens included
-    margin: float = 0.3  # intervals that span less than this say that the choice makes no difference
-    alternatives: int = TOP_SHOWN
-
-    def __post_init__(self) -> None:
-        Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
-        if self.temperature == 0:
-            raise RmxError("Outcomes are sampled: the temperature must be above 0.")
-        for name, value in (("samples", self.samples), ("round size", self.round_size), ("budget", self.budget)):
-            if not is_whole(value) or value < 1:
-                raise RmxError(f"The {name} must be a whole number, 1 or more; got {shown(value)}.")
-        if not 0 < self.margin < 1:
-            raise RmxError(f"The margin must lie between 0 and 1; got {self.margin}.")
-        if not 2 <= self.alternatives <= 20:
-            raise RmxError(f"The number of alternatives must lie between 2 and 20; got {self.alternatives}.")
+    samples: Count = 64  # of each alternative, at most
+    round_size: Count = 8  # samples of each open alternative in one batch
+    temperature: Warm = 1.0
+    top_p: TopP = 1.0
+    seed: Seed = 0
+    budget: Count = 50_000  # tokens over all alternatives
+    max_new_tokens: Count = NEW_TOKENS  # bounds the whole completion, kept tokens included
+    margin: Share = 0.3  # intervals that span less than this say that the choice makes no difference
+    alternatives: Annotated[int, Field(ge=2, le=TOP_KEPT)] = TOP_SHOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +70,9 @@ class Outcome:
 
     def json(self) -> dict[str, Any]:
         """`wilson` is the usual interval, right only for a number of samples fixed beforehand."""
-        return {
-            "id": self.id,
-            "text": self.text,
-            "p": self.p,
-            "chosen": self.chosen,
-            "samples": self.samples,
-            "correct": self.correct,
-            "wilson": share(self.hits, self.samples),
-            "answers": {a.text or "": a.count for a in self.answers},
-            "open": self.open,
-        }
+        named = as_json(self, "id", "text", "p", "chosen", "samples", "correct")
+        answers = {a.text or "": a.count for a in self.answers}
+        return named | {"wilson": share(self.hits, self.samples), "answers": answers, "open": self.open}
 
     def message(self) -> dict[str, Any]:
         """Return the alternative as the page shows it."""
@@ -114,15 +97,7 @@ class Outcomes:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx outcomes --pos`. In `answers`, "" counts samples that reached no answer."""
-        return {
-            "pos": self.pos,
-            "target": asdict(self.target),
-            "alternatives": [a.json() for a in self.alternatives],
-            "verdict": self.verdict,
-            "tokens_spent": self.tokens_spent,
-            "budget": self.budget,
-            "rule": self.rule,
-        }
+        return as_json(self, "pos", "target", "alternatives", "verdict", "tokens_spent", "budget", "rule")
 
     def message(self) -> dict[str, Any]:
         """Return the message for the page; the caller adds "run" and "job"."""

@@ -1,9 +1,4 @@
-"""What studies share: pieces that are kept, a budget of tokens, and whole solutions sampled anew.
-
-What a study over a problem set has found, kept piece by piece: one that was killed goes on where it stood.
-
-Sampling with a limit of tokens: batches that end and report in between, and whole solutions sampled anew.
-"""
+"""What studies share: pieces that are kept on disk, a budget of tokens, and whole solutions sampled anew."""
 
 import hashlib
 import time
@@ -11,13 +6,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.models.base_state import key_of
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
-from rmx.records import Trace
+from rmx.records import Trace, as_json
 from rmx.stats.intervals import share, wilson
 from rmx.storage.safe_files import KeptLines, LineStore
 
@@ -135,9 +130,7 @@ class Resampling:
         low, high = (1 - (1 - p) ** n for p in wilson(self.hits, n))
         value = 1 - (1 - self.hits / n) ** n if n else None
         return {
-            "samples": n,
-            "hits": self.hits,
-            "tokens_spent": self.tokens_spent,
+            **as_json(self, "samples", "hits", "tokens_spent"),
             "pass@1": share(self.hits, n),
             "pass@n": {"value": value, "low": low, "high": high, "n": n},
             "note": NOTE,

@@ -12,17 +12,18 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal
 
-from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
+from rmx.arguments import Count, Sampling, Seed, Settings, Swaps, settings
+from rmx.config import NEW_TOKENS, TOP_SHOWN
 from rmx.engine.batch import decode_steps
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import TokenFigures
-from rmx.errors import ProblemError, RmxError, shown
+from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import forks_of, swap_job
 from rmx.explore.generate import Generation, Job
 from rmx.explore.resampling import Meter, Resampling, resample
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
-from rmx.records import Answer, Trace, is_fork
+from rmx.records import Answer, Trace, as_json, is_fork
 from rmx.zerogpu.calls import CAP, forks_only, on_gpu_worker
 
 Goal = Literal["right", "wrong"]
@@ -33,26 +34,16 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RescueConfig:
+@settings
+class RescueConfig(Settings):
     """What to search for, and how much to spend on it."""
 
     goal: Goal | None = None  # None: the opposite of what the solution is
-    budget: int = 20_000  # tokens of all tries; resampling may spend as many again
-    most_swaps: int = 3
+    budget: Count = 20_000  # tokens of all tries; resampling may spend as many again
+    most_swaps: Swaps = 3
     alternatives: int = TOP_SHOWN  # of each fork, the token that stands there counted
-    seed: int = 0  # of the resampling
-    max_new_tokens: int = NEW_TOKENS  # bounds the whole completion, kept tokens included
-
-    def __post_init__(self) -> None:
-        Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)
-        if self.goal not in (None, "right", "wrong"):
-            raise RmxError(f"The goal must be right or wrong; got {shown(self.goal)}.")
-        if not is_whole(self.budget) or self.budget < 1:
-            raise RmxError(f"The budget must be a whole number of tokens, 1 or more; got {shown(self.budget)}.")
-        if not is_whole(self.most_swaps) or not 1 <= self.most_swaps < len(COUNTS):
-            got = shown(self.most_swaps)
-            raise RmxError(f"The number of swaps must lie between 1 and {len(COUNTS) - 1}; got {got}.")
+    seed: Seed = 0  # of the resampling
+    max_new_tokens: Count = NEW_TOKENS  # bounds the whole completion, kept tokens included
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +63,8 @@ class Swap:
 
     def json(self) -> dict[str, Any]:
         """`from` and `to` are token ids, as `rmx trace --swap POS=ID` takes them."""
-        return {
-            "pos": self.pos,
-            "from": self.from_id,
-            "to": self.to_id,
-            "from_text": self.from_text,
-            "to_text": self.to_text,
-            "text": self.text,
-        }
+        ids = {"pos": self.pos, "from": self.from_id, "to": self.to_id}
+        return ids | as_json(self, "from_text", "to_text", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +104,9 @@ class Rescue:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx rescue`."""
-        return {
-            "goal": self.goal,
-            "known": self.known,
-            "found": self.found,
-            "swaps": [s.json() for s in self.swaps],
-            "sentence": self.sentence,
-            "answer": self.answer.json() if self.answer else None,
-            "tried": self.tried,
-            "depth": self.depth,
-            "proven_fewest": self.proven_fewest,
-            "exhausted": self.exhausted,
-            "tokens_spent": self.tokens_spent,
-            "budget": self.budget,
-            "resampling": self.resampling.json() if self.resampling else None,
-            "note": NOTE,
-        }
+        found = as_json(self, "goal", "known", "found", "swaps", "sentence", "answer", "tried", "depth")
+        spent = as_json(self, "proven_fewest", "exhausted", "tokens_spent", "budget", "resampling")
+        return found | spent | {"note": NOTE}
 
     def message(self) -> dict[str, Any]:
         """Return the message for the page; the caller adds "run", "job" and "branch"."""

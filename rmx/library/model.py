@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypedDict, Unpack
 
+from rmx.arguments import Sampling
 from rmx.compare.shift_map import MapJob, ShiftMap, map_document
-from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch
 from rmx.library.results import ArmsDocument, NotebookProgress, ShiftMapDocument, ShiftSetDocument

@@ -1,19 +1,18 @@
 """A solution as a Python object: its tokens and forks, what another token there does, what its answer hangs on."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from rmx.config import TOP_SHOWN
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch, swap_job
 from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
-from rmx.library.fan import fan_drawing
 from rmx.library.results import (
     ELSEWHERE,
     FORK,
@@ -156,7 +155,7 @@ class ModelSolution:
         Raises:
             RmxError: no such place, a value that cannot be used, or a solution without an answer to look for.
         """
-        settings = _settings(OutcomeConfig, ({"samples": 24, "budget": 200_000} if at is None else {}) | config)
+        settings = OutcomeConfig(**({"samples": 24, "budget": 200_000} if at is None else {}) | config)
         if forks < 1:
             raise RmxError(f"The number of forks must be 1 or more; got {forks}.")
         about, known = (self._model, self.trace), self.known
@@ -180,7 +179,7 @@ class ModelSolution:
         Raises:
             RmxError: the right answer is not known, or a value that cannot be used.
         """
-        settings = _settings(RescueConfig, {"goal": goal, **config})
+        settings = RescueConfig(goal=goal, **config)
         with NotebookProgress(progress) as tell:
             states = rescue(self._model, self.trace, settings, known=self.known)
             found = _last(states, lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget))
@@ -298,16 +297,71 @@ class SolutionStream:
         return self._solution
 
 
-def _settings(kind: Any, given: dict[str, Any]) -> Any:
-    """Settings of this kind."""
-    with suppress(TypeError):
-        return kind(**given)
-    raise RmxError(f"One of {', '.join(given)} is no setting here. Known: {', '.join(kind.__dataclass_fields__)}.")
-
-
 def _last(states: Iterator[Any], on_state: Callable[[Any], None]) -> Any:
     """Go through the states of a measurement; returns the last one."""
     state = None
     for state in states:
         on_state(state)
     return state
+
+
+# -- the fork fan as a still drawing: in a notebook no script runs ----------------------------------------------------
+
+
+WIDTH, LEFT, RIGHT, TRUNK = 860, 10, 110, 64  # px of the drawing; of its margins; of the trunk from above
+UP, DOWN, SLOT = 28, 21, 16  # px to the first word above and below the trunk; between two words
+SLOTS = 4  # words of a fork
+MOST = 20  # forks that fan out, the most undecided
+THICK = 18  # px of a word that is certain
+Place = tuple[int, int]  # position and token id
+
+
+def fan_drawing(trace: Trace, ends: Mapping[Place, Answer]) -> dict[str, Any]:
+    """Lay out the forks of a solution, with their other words and what these are known to end in.
+
+    Args:
+        ends: answers of the branches that were taken, by where they leave; all other ends are unknown.
+
+    Returns:
+        What the template "notebook/fan.html" draws.
+    """
+    chosen = sorted(trace.forks(), key=lambda t: -t.entropy)[:MOST]
+    forks = sorted(chosen, key=lambda t: t.pos)
+    share = [0.4 * (t.pos + 0.5) / len(trace.tokens) + 0.6 * (k + 0.35) / len(forks) for k, t in enumerate(forks)]
+    across = [LEFT + (WIDTH - RIGHT - LEFT) * s for s in share]
+    room = [after - x for x, after in zip(across, [*across, WIDTH - RIGHT + 60.0][1:], strict=True)]
+    answer = trace.answer
+    return {
+        "width": WIDTH, "height": TRUNK + DOWN + SLOT * SLOTS, "left": LEFT, "end": WIDTH - RIGHT, "trunk": TRUNK,
+        "forks": [_fork(t, x, gap, ends) for t, x, gap in zip(forks, across, room, strict=True)],
+        "answer": {"text": answer.text if answer.text is not None else "none", "kind": _kind(answer)},
+    }  # fmt: skip
+
+
+def _fork(token: TokenDist, x: float, gap: float, ends: Mapping[Place, Answer]) -> dict[str, Any]:
+    """A fork and its other words, each with the middle of its line and the answer that it ends in."""
+    others = [c for c in token.top[:TOP_SHOWN] if c.id != token.id][:SLOTS]
+    reach, used = min(34.0, 0.7 * gap), {True: 0, False: 0}
+    words: list[dict[str, Any]] = []
+    for c in others:
+        end = ends.get((token.pos, c.id))
+        up = end is not None and end.correct is True
+        y = TRUNK - UP - SLOT * used[up] if up else TRUNK + DOWN + SLOT * used[up]
+        used[up] += 1
+        said: dict[str, Any] = {
+            "text": c.text.strip() or "␣",
+            "p": c.p,
+            "kind": _kind(end),
+            "end": end.text if end is not None else None,
+        }
+        words.append(
+            said | {"y": y, "wide": max(1.0, THICK * c.p), "tip": x + reach, "letters": int((gap - reach - 14) / 7)}
+        )
+    return {"x": x, "text": token.text.strip() or "␣", "pos": token.pos, "letters": int(gap / 7) - 2, "words": words}
+
+
+def _kind(end: Answer | None) -> str:
+    """The colour of an end."""
+    if end is None or end.correct is None:
+        return "unknown" if end is None or end.text is None else "other"
+    return "right" if end.correct else "wrong"

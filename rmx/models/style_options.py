@@ -11,6 +11,7 @@ from typing import Any
 from rmx.errors import PromptError
 from rmx.grading.answers import RULES
 from rmx.prompt_styles import OWN, STYLES, AnswerRule, PromptStyle
+from rmx.records import as_json
 
 TAU = 1.4  # nats; the paper's for most models
 _MINI = "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] | trim }}"
@@ -143,8 +144,7 @@ class StyleOptions:
 
     def json(self) -> dict[str, Any]:
         """What a run's `config.json` keeps of it; `from_json` reads it back."""
-        stops = None if self.stops is None else list(self.stops)
-        return {name: getattr(self, name) for name in RECORDED} | {"stops": stops}
+        return as_json(self, *RECORDED)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None) -> "StyleOptions":

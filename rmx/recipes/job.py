@@ -7,7 +7,7 @@ import shlex
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -27,7 +27,7 @@ from rmx.recipes.recipe import (
     default_preset,
     write_flags,
 )
-from rmx.records import Problem
+from rmx.records import Problem, as_json
 
 MOST = 8  # pins of one page: tokens of Explore that a training run follows from check to check
 SHOWN = 160  # characters of prompt and completion before the place
@@ -47,7 +47,7 @@ class Pin:
     word: str  # the token as text
 
     def json(self) -> dict[str, Any]:
-        return asdict(self) | {"prompt_ids": list(self.prompt_ids), "before": list(self.before)}
+        return as_json(self, *self.__slots__)
 
     def small(self) -> dict[str, Any]:
         """The same as `json`, with ids of four bytes."""

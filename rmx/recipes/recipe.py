@@ -4,13 +4,14 @@ The defaults are the paper's (arXiv 2605.06241, sections 4 and 5 and the public 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from dataclasses import field, fields, replace
+from typing import Annotated, Any, Literal, Self
 
-from rmx.config import is_number
-from rmx.errors import RmxError, shown
+from pydantic import Field
+
+from rmx.arguments import Count, Settings, argument, arguments_of, hints_of, settings
+from rmx.errors import RmxError
 from rmx.models.style_options import write_options
 
 Objective = Literal["adv_ce", "delta_hinge", "correct_sft"]
@@ -26,28 +27,31 @@ NONE = "none"  # what a command line says of a field that has no value
 SEEDS = 2**62  # seeds lie below it: what is made of them still fits 63 bits
 
 
-def choice(default: Any, about: str, low: float = 0, high: float = 1e6, above: bool = False) -> Any:
-    """Declare a field of a recipe.
+Amount = Annotated[int, Field(ge=0)]
+Above = Annotated[float, Field(gt=0, le=1_000_000)]
+Number = Annotated[float, Field(ge=0, le=1_000_000)]
+Temperature = Annotated[float, Field(gt=0, le=10)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, argument("seed of all random draws", ge=0, le=SEEDS - 1)]
+# What a training run and a distillation both have.
+Rank = Annotated[int, argument("rank of the LoRA adapter", ge=1)]
+Dropout = Annotated[float, argument("dropout of the LoRA adapter, 0 to 1", ge=0, le=1)]
+Targets = Annotated[tuple[str, ...], argument("layers that the adapter is on, separated by commas", strict=False)]
+Rate = Annotated[float, argument("learning rate", gt=0, le=1)]
+Decay = Annotated[float, argument("weight decay of AdamW", ge=0, le=10)]
+Norm = Annotated[float, argument("norm to which gradients are clipped", gt=0, le=1_000_000)]
+Recompute = Annotated[bool, argument("gradient checkpointing: less memory, more time")]
+Tf32 = Annotated[
+    bool, argument("products of the head in TF32: faster on CUDA, slightly rounded; without effect on a CPU")
+]
 
-    Args:
-        about: its help on the command line, in the API and in the form.
-        low, high: bounds of a number; whole numbers have no upper one. above: `low` itself is out.
-    """
-    return field(default=default, metadata={"about": about, "low": low, "high": high, "above": above})
 
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Fields that are checked when they are made, by their types and by the bounds that they are declared with."""
-
-    def __post_init__(self) -> None:
-        kinds = types_of(type(self))
-        for f in fields(self):
-            if f.metadata:
-                _check(f.name, kinds[f.name], getattr(self, f.name), f.metadata)
+@settings
+class Section(Settings):
+    """Settings that may hold others; no two of them share a field's name."""
 
     def flat(self) -> dict[str, Any]:
-        """Every field under its own name; no two sections share one."""
+        """Every field under its own name."""
         found: dict[str, Any] = {}
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
@@ -79,162 +83,138 @@ class Section:
         return {name: (paper[name], value) for name, value in self.flat().items() if value != paper[name]}
 
 
-types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # name -> type of the fields of one class
-
-
-def field_types(kind: type[Section] | None = None) -> dict[str, Any]:
+def field_types(kind: Any = None) -> dict[str, Any]:
     """Name -> type of every field of a recipe, by default of a training run's, in its order."""
     found: dict[str, Any] = {}
-    for name, hint in types_of(kind or Recipe).items():
+    for name, hint in hints_of(kind or Recipe).items():
         found |= field_types(hint) if isinstance(hint, type) and issubclass(hint, Section) else {name: hint}
     return found
 
 
-def help_of(kind: type[Section]) -> dict[str, str]:
-    """Name -> help of the fields that are declared with one."""
+def help_of(kind: Any) -> dict[str, str]:
+    """Name -> help of every field of a recipe, on the command line, in the API and in the form."""
     found: dict[str, str] = {}
-    for f in fields(kind):
-        if f.metadata:
-            found[f.name] = f.metadata["about"]
-        elif isinstance(hint := types_of(kind)[f.name], type) and issubclass(hint, Section):
-            found |= help_of(hint)
+    for name, info in arguments_of(kind).items():
+        hint = hints_of(kind)[name]
+        is_section = isinstance(hint, type) and issubclass(hint, Section)
+        found |= help_of(hint) if is_section else {name: info.description or ""}
     return found
 
 
-def _check(name: str, kind: Any, value: Any, bounds: Mapping[str, Any]) -> None:
-    """Refuse a value that is not of its field's type, or lies outside of its bounds."""
-    if type(None) in get_args(kind):
-        if value is None:
-            return
-        kind = next(k for k in get_args(kind) if k is not type(None))
-    low, high, above = bounds["low"], bounds["high"], bounds["above"]
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise RmxError(f"{name} must be one of {', '.join(get_args(kind))}; got {shown(value)}.")
-    elif kind is int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise RmxError(f"{name} must be a whole number, {low} or more; got {shown(value)}.")
-        if name == "seed" and value >= SEEDS:
-            raise RmxError(f"seed must lie below 2^62; got {shown(value)}.")
-    elif kind is float and (not is_number(value) or not low <= value <= high or (above and value == low)):
-        edges = f"above {low:g} and at most at" if above else f"from {low:g} to"
-        raise RmxError(f"{name} must lie {edges} {high:g}; got {shown(value)}.")
-
-
-@dataclass(frozen=True, slots=True)
+@settings
 class RolloutConfig(Section):
     """What is sampled from the frozen base."""
 
-    k: int = choice(20, "solutions sampled of each problem", 1)
-    problems: int = choice(150, "problems of the set whose solutions are sampled", 1)
-    temperature: float = choice(0.6, "sampling temperature of the rollouts", 0, 10, above=True)
-    top_p: float = choice(0.95, "nucleus sampling of the rollouts: share of probability drawn from", 0, 1, above=True)
-    max_new_tokens: int = choice(8192, "upper bound of a rollout, in tokens", 1)
+    k: Count = argument("solutions sampled of each problem", default=20)
+    problems: Count = argument("problems of the set whose solutions are sampled", default=150)
+    temperature: Temperature = argument("sampling temperature of the rollouts", default=0.6)
+    top_p: Share = argument("nucleus sampling of the rollouts: share of probability drawn from", default=0.95)
+    max_new_tokens: Count = argument("upper bound of a rollout, in tokens", default=8192)
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class SelectionConfig(Section):
     """Which rollouts teach: problems at the edge of competence, without the longest rollouts."""
 
-    select: int = choice(50, "problems to train on: those with a pass rate nearest to one half", 1)
-    trim: float = choice(0.8, "share of the rollouts to train on, the shortest first", 0, 1, above=True)
+    select: Count = argument("problems to train on: those with a pass rate nearest to one half", default=50)
+    trim: Share = argument("share of the rollouts to train on, the shortest first", default=0.8)
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class GateConfig(Section):
     """Which tokens are decisions. Neither tau nor tau_share: the model's own threshold."""
 
-    gate: GateKind = choice("entropy", "which tokens are trained: those of high entropy, as many random ones, or all")
-    tau: float | None = choice(
-        None, "entropy in nats above which a token is trained (default: the model's own threshold)", 0, 100
+    gate: GateKind = argument(
+        "which tokens are trained: those of high entropy, as many random ones, or all", default="entropy"
     )
-    tau_share: float | None = choice(None, "share of tokens that are trained, instead of tau", 0, 1, above=True)
+    tau: float | None = argument(
+        "entropy in nats above which a token is trained (default: the model's own threshold)", ge=0, le=100
+    )
+    tau_share: float | None = argument("share of tokens that are trained, instead of tau", gt=0, le=1)
 
     def __post_init__(self) -> None:
         if self.tau is not None and self.tau_share is not None:
             raise RmxError("Give tau or tau_share, not both.")
-        Section.__post_init__(self)
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class LossConfig(Section):
     """The two terms of the loss and how they are averaged."""
 
-    objective: Objective = choice("adv_ce", "loss of the trained tokens")
-    positive_only: bool = choice(False, "learn from right rollouts only")
-    beta_neg: float = choice(1.0, "weight of wrong rollouts in the loss")
-    pos_margin: float = choice(0.0, "delta_hinge: nats by which tokens of right rollouts shall rise")
-    neg_margin: float = choice(0.0, "delta_hinge: nats by which tokens of wrong rollouts shall fall")
-    adv_clip: float = choice(2.5, "advantages are clipped to plus and minus this; 0: no clip", -1e6)
-    neg_floor_nats: float | None = choice(
-        None, "not in the paper: wrong tokens are pushed no further than this below the base"
+    objective: Objective = argument("loss of the trained tokens", default="adv_ce")
+    positive_only: bool = argument("learn from right rollouts only", default=False)
+    beta_neg: Number = argument("weight of wrong rollouts in the loss", default=1.0)
+    pos_margin: Number = argument("delta_hinge: nats by which tokens of right rollouts shall rise", default=0.0)
+    neg_margin: Number = argument("delta_hinge: nats by which tokens of wrong rollouts shall fall", default=0.0)
+    adv_clip: float = argument(
+        "advantages are clipped to plus and minus this; 0: no clip", default=2.5, ge=-1_000_000, le=1_000_000
     )
-    kl_weight: float = choice(0.2, "weight of the KL divergence to the base in the loss")
-    kl_on: KlOn = choice("all", "positions at which the KL divergence to the base counts")
-    normalisation: Normalisation = choice(
-        "reference", "what the loss is a mean over: each micro-batch (reference) or the tokens of an update"
+    neg_floor_nats: float | None = argument(
+        "not in the paper: wrong tokens are pushed no further than this below the base", ge=0, le=1_000_000
     )
-    weigh_problems: bool = choice(False, "give each problem the same weight")
+    kl_weight: Number = argument("weight of the KL divergence to the base in the loss", default=0.2)
+    kl_on: KlOn = argument("positions at which the KL divergence to the base counts", default="all")
+    normalisation: Normalisation = argument(
+        "what the loss is a mean over: each micro-batch (reference) or the tokens of an update", default="reference"
+    )
+    weigh_problems: bool = argument("give each problem the same weight", default=False)
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class AdapterConfig(Section):
     """The LoRA that is trained."""
 
-    rank: int = choice(32, "rank of the LoRA adapter", 1)
-    alpha: int = choice(64, "scale of the LoRA adapter, alpha / rank", 1)
-    dropout: float = choice(0.0, "dropout of the LoRA adapter, 0 to 1", 0, 1)
-    targets: tuple[str, ...] = choice(TARGETS, "layers that the adapter is on, separated by commas")
+    rank: Rank = 32
+    alpha: Count = argument("scale of the LoRA adapter, alpha / rank", default=64)
+    dropout: Dropout = 0.0
+    targets: Targets = TARGETS
 
     def __post_init__(self) -> None:
-        Section.__post_init__(self)
-        object.__setattr__(self, "targets", tuple(self.targets))
-        if not self.targets or not all(isinstance(t, str) and t.strip() for t in self.targets):
+        if not self.targets or not all(t.strip() for t in self.targets):
             raise RmxError("targets must name at least one kind of layer, such as q_proj.")
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class OptimConfig(Section):
     """Optimizer, schedule and batches."""
 
-    lr: float = choice(1e-4, "learning rate", 0, 1, above=True)
-    warmup_steps: int = choice(50, "updates over which the learning rate rises")
-    weight_decay: float = choice(0.0, "weight decay of AdamW", 0, 10)
-    max_grad_norm: float = choice(1.0, "norm to which gradients are clipped", above=True)
-    epochs: int = choice(1, "passes over the rollouts", 1)
-    micro_batch: int = choice(1, "rollouts that go through the network together", 1)
-    grad_accum: int = choice(8, "micro-batches per update, over all processes", 1)
-    order: Order = choice("clarity", "order in which rollouts are trained on")
-    max_steps: int | None = choice(None, "stop after so many updates", 1)  # the schedule stays that of all epochs
-    max_seq_len: int = choice(8192, "longer rollouts are cut on the right", 2)
-    recompute: bool = choice(False, "gradient checkpointing: less memory, more time")
-    base_figures: BaseKept = choice(
-        "fp32", "the base's figures for the anchor: kept in fp32 or bf16 (half the room), or read anew every time"
+    lr: Rate = 1e-4
+    warmup_steps: Amount = argument("updates over which the learning rate rises", default=50)
+    weight_decay: Decay = 0.0
+    max_grad_norm: Norm = 1.0
+    epochs: Count = argument("passes over the rollouts", default=1)
+    micro_batch: Count = argument("rollouts that go through the network together", default=1)
+    grad_accum: Count = argument("micro-batches per update, over all processes", default=8)
+    order: Order = argument("order in which rollouts are trained on", default="clarity")
+    max_steps: int | None = argument("stop after so many updates", ge=1)  # the schedule stays that of all epochs
+    max_seq_len: int = argument("longer rollouts are cut on the right", default=8192, ge=2)
+    recompute: Recompute = False
+    base_figures: BaseKept = argument(
+        "the base's figures for the anchor: kept in fp32 or bf16 (half the room), or read anew every time",
+        default="fp32",
     )
-    base_disk_gb: float = choice(
-        50.0, "GB that they may take on disk; what finds no room is read anew, which takes longer"
+    base_disk_gb: Number = argument(
+        "GB that they may take on disk; what finds no room is read anew, which takes longer", default=50.0
     )
-    tf32: bool = choice(
-        False, "products of the head in TF32: faster on CUDA, slightly rounded; without effect on a CPU"
-    )
+    tf32: Tf32 = False
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class CheckConfig(Section):
     """What is looked at while it trains, on problems of the validation split."""
 
-    checkpoint_every: float = choice(0.15, "epochs between two checkpoints, each with its check", above=True)
-    validation: int = choice(60, "problems of the validation split; 0: no checks")
-    validation_k: int = choice(4, "rollouts of each validation problem")
-    test: int = choice(200, "problems of the test split, solved before and after; 0: none")
-    patience: int = choice(0, "stop after so many checks without a better pass@1; 0: never")
-    guards: bool = choice(True, "stop a run that goes wrong")
-    kl_limit: float = choice(
-        0.5, "KL divergence from the base, in nats, at which a run counts as running away", above=True
+    checkpoint_every: Above = argument("epochs between two checkpoints, each with its check", default=0.15)
+    validation: Amount = argument("problems of the validation split; 0: no checks", default=60)
+    validation_k: Amount = argument("rollouts of each validation problem", default=4)
+    test: Amount = argument("problems of the test split, solved before and after; 0: none", default=200)
+    patience: Amount = argument("stop after so many checks without a better pass@1; 0: never", default=0)
+    guards: bool = argument("stop a run that goes wrong", default=True)
+    kl_limit: Above = argument(
+        "KL divergence from the base, in nats, at which a run counts as running away", default=0.5
     )
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Recipe(Section):
     """Everything that a run's outcome depends on, beside the model and the problems."""
 
@@ -245,10 +225,9 @@ class Recipe(Section):
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
-    seed: int = choice(42, "seed of all random draws")
+    seed: Seed = 42
 
     def __post_init__(self) -> None:
-        Section.__post_init__(self)
         if self.rollouts.k < 2:  # a problem teaches by its right and its wrong rollouts
             raise RmxError(f"k must be a whole number, 2 or more; got {self.rollouts.k}.")
 
@@ -282,52 +261,49 @@ def write_flags(recipe: Section, start: Section) -> list[str]:
 # -- distillation ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class DistillRecipe(Section):
     """Every choice that the adapter depends on, beside the models and the problems.
 
     The defaults are the paper's (arXiv 2605.06241, section 4). It leaves open how many solutions a problem gets, what
-    becomes of the teacher's tail, alpha, the clip, and when a solution is cut off; those are ours. What is declared
-    without a help has that of a training run's recipe, and is checked by the part that it goes to.
+    becomes of the teacher's tail, alpha, the clip, and when a solution is cut off; those are ours.
     """
 
-    problems: int = choice(100, "problems of the train split that the teacher solves", 1)
-    k: int = choice(1, "solutions of the teacher for each problem", 1)
-    temperature: float = choice(0.6, "sampling temperature of the teacher's solutions", 0, 10, above=True)
-    top_p: float = choice(
-        0.95, "nucleus sampling of the teacher's solutions: share of probability drawn from", 0, 1, above=True
+    problems: Count = argument("problems of the train split that the teacher solves", default=100)
+    k: Count = argument("solutions of the teacher for each problem", default=1)
+    temperature: Temperature = argument("sampling temperature of the teacher's solutions", default=0.6)
+    top_p: Share = argument(
+        "nucleus sampling of the teacher's solutions: share of probability drawn from", default=0.95
     )
-    max_new_tokens: int = choice(8192, "upper bound of a solution, in tokens", 1)
-    top_k: int = choice(64, "likeliest tokens of the teacher that are kept at each place", 1)
-    tail: Tail = choice(
-        "renormalise", "what becomes of the others: the kept ones renormalised, or one bucket for the rest"
+    max_new_tokens: Count = argument("upper bound of a solution, in tokens", default=8192)
+    top_k: Count = argument("likeliest tokens of the teacher that are kept at each place", default=64)
+    tail: Tail = argument(
+        "what becomes of the others: the kept ones renormalised, or one bucket for the rest", default="renormalise"
     )
-    rank: int = 32
-    alpha: int | None = choice(None, "scale of the LoRA adapter, alpha / rank (default: twice the rank)", 1)
-    dropout: float = 0.0
-    targets: tuple[str, ...] = TARGETS
-    lr: float = 1e-4
-    warmup: float = choice(0.1, "share of the updates over which the learning rate rises")
-    weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0
-    epochs: int = choice(3, "passes over the solutions", 1)
-    micro_batch: int = choice(2, "solutions that go through the network together", 1)
-    grad_accum: int = choice(8, "micro-batches per update", 1)
-    max_seq_len: int = choice(8192, "longer solutions are cut on the right", 2)
-    recompute: bool = False
-    tf32: bool = False
-    heldout: int = choice(
-        20, "problems of the validation split whose solutions by the teacher are only compared with; 0: none"
+    rank: Rank = 32
+    alpha: int | None = argument("scale of the LoRA adapter, alpha / rank (default: twice the rank)", ge=1)
+    dropout: Dropout = 0.0
+    targets: Targets = TARGETS
+    lr: Rate = 1e-4
+    warmup: float = argument("share of the updates over which the learning rate rises", default=0.1, ge=0, lt=1)
+    weight_decay: Decay = 1e-2
+    max_grad_norm: Norm = 1.0
+    epochs: Count = argument("passes over the solutions", default=3)
+    micro_batch: Count = argument("solutions that go through the network together", default=2)
+    grad_accum: Count = argument("micro-batches per update", default=8)
+    max_seq_len: int = argument("longer solutions are cut on the right", default=8192, ge=2)
+    recompute: Recompute = False
+    tf32: Tf32 = False
+    heldout: Amount = argument(
+        "problems of the validation split whose solutions by the teacher are only compared with; 0: none", default=20
     )
-    validation: int = choice(100, "problems of the validation split solved by base, teacher and student; 0: none")
-    seed: int = choice(42, "seed of all random draws")
+    validation: Amount = argument(
+        "problems of the validation split solved by base, teacher and student; 0: none", default=100
+    )
+    seed: Seed = 42
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(self.targets))
-        if not is_number(self.warmup) or not 0 <= self.warmup < 1:
-            raise RmxError(f"warmup is a share of the updates, from 0 to below 1; got {shown(self.warmup)}.")
-        Section.__post_init__(self)
-        _ = self.adapter, self.optim(1)
+        _ = self.adapter  # its targets are checked there
 
     @property
     def rollouts(self) -> RolloutConfig:

@@ -1,7 +1,4 @@
-"""All runs of one folder: make, list, start, stop, resume, remove. Runs are processes of their own.
-
-A run as one row of a table: what it was asked, how it stands, what came of it. Read from its small files only.
-"""
+"""All runs of one folder: make, list, start, stop, resume, remove; and a run as one row of a table."""
 
 import logging
 import math

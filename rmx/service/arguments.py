@@ -1,22 +1,22 @@
-"""How arguments are declared and checked, for the command line, the API and MCP alike, and what all verbs share.
+"""How requests are checked, for the command line, the API and MCP alike, and what all verbs share.
 
-A request is a pydantic model: its fields hold type, bounds, default and description of every argument. What pydantic
-finds wrong becomes one sentence in `read`. Models, adapters and problem sets that come from outside are named by
-presets, Hub ids, bundled names and run ids; a path of this machine is never one of them. No torch here.
+A request is a pydantic model of arguments (rmx/arguments.py). Models, adapters and problem sets that come from outside
+are named by presets, Hub ids, bundled names and run ids; a path of this machine is never one of them. No torch here.
 """
 
 import re
 import time
-import types
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from rmx.arguments import LATER, STRICT, Flag, Most, refusal, too_long
+from rmx.arguments import arguments_of as arguments_of
+from rmx.arguments import hints_of as hints_of
+from rmx.arguments import kind_of as kind_of
 from rmx.config import MOST_NAME
 from rmx.data.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 from rmx.data.problem_sets import SETS, split_name
@@ -31,28 +31,6 @@ from rmx.runs.store import RunStore
 
 if TYPE_CHECKING:
     from rmx.models.workspace import Workspace
-
-LARGEST = 2**63 - 1  # of a whole number
-# In a field's annotation: an argument that came later, which callers by position may not know; one of programs only.
-LATER, API_ONLY = "later", "api only"
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """How the command line takes an argument, where that is another way than `--its-name VALUE`."""
-
-    name: str | None = None  # another spelling; without dashes it goes by position
-    metavar: str | None = None
-    help: str | None = None  # where the command line takes more than programs may send
-    required: bool = False
-    either: bool = False  # not together with the others of its command that are marked so
-
-
-@dataclass(frozen=True, slots=True)
-class Most:
-    """In a field's annotation: the site's limit of this name bounds its value or its length."""
-
-    limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +50,10 @@ class Limits:
     models: int = 5  # adapters, and checkpoints, beside a base
 
 
-def argument(description: str, *marks: object, default: Any = None, **bounds: Any) -> Any:
-    """A field of a request; marks are `Flag`, `Most`, `LATER`, `API_ONLY`, and bounds those of pydantic's `Field`."""
-    field = Field(default, description=description, **bounds)
-    field.metadata.extend(marks)
-    return field
-
-
 class Request(BaseModel):
     """What is asked of a verb. Its docstring says what the verb does."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, **STRICT)
     kind: ClassVar[Kind] = Kind.MEASURED  # of its turns at a model
 
     @model_validator(mode="before")
@@ -101,13 +72,7 @@ def read(verb: type[Asked], given: Mapping[str, Any], called: Callable[[str], st
     try:
         return verb.model_validate(dict(given))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        raise RmxError(f"There is no argument {shown(name)}. Known: {', '.join(arguments_of(verb))}.")
-    if first["type"] == "string_too_long":
-        short_enough(called(name), given[name], first["ctx"]["max_length"])
-    raise RmxError(f"{called(name)} must be {_taken(verb, name)}; got {shown(first['input'])}.")
+        raise refusal(verb, error, called) from None
 
 
 def check_limits(request: Request, limits: Limits) -> None:
@@ -121,19 +86,6 @@ def check_limits(request: Request, limits: Limits) -> None:
                 raise RmxError(f"{name} holds {len(value):,} values; {most:,} are the most here.")
             elif isinstance(value, int) and value > most:
                 raise RmxError(f"{name} must lie between 1 and {most:,} here; got {value}.")
-
-
-@lru_cache
-def arguments_of(verb: type[Request]) -> dict[str, FieldInfo]:
-    """The arguments of a verb in their order. Those that came later stand behind the others."""
-    return dict(sorted(verb.model_fields.items(), key=lambda item: LATER in item[1].metadata))
-
-
-@lru_cache
-def hints_of(verb: type[Request]) -> dict[str, Any]:
-    """The type of every argument of a verb."""
-    found = get_type_hints(verb)
-    return {name: found[name] for name in arguments_of(verb)}
 
 
 def count_later(verb: type[Request]) -> int:
@@ -160,45 +112,6 @@ def schema_of(verb: type[Request], defaults: Mapping[str, Any]) -> dict[str, Any
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def kind_of(hint: Any) -> Any:
-    """A type without the None that stands for a default."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return next(kind for kind in get_args(hint) if kind is not type(None))
-    return hint
-
-
-def _taken(verb: type[Request], name: str) -> str:
-    """What an argument must be, with its bounds."""
-    kind = kind_of(hints_of(verb)[name])
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if kind in (int, float):
-        return f"a {'whole ' if kind is int else ''}number{_bounds(verb.model_fields[name])}"
-    words: dict[Any, str] = {
-        str: "text",
-        bool: "true or false",
-        list[str]: "a list of texts",
-        list[int]: "a list of whole numbers from 0 to 2^31 - 1",
-    }
-    return words[kind]
-
-
-def _bounds(field: FieldInfo) -> str:
-    """Between what a number must lie, in words."""
-    names = ("ge", "gt", "le", "lt", "multiple_of")  # as pydantic's marks have them
-    edges = {name: getattr(mark, name) for mark in field.metadata for name in names if hasattr(mark, name)}
-    low, high = edges.get("ge", edges.get("gt")), edges.get("le", edges.get("lt"))
-    if low is None:
-        return ""
-    if high is None:
-        even = " and even" if edges.get("multiple_of") == 2 else ""
-        return f", {low} or more{even}" if "ge" in edges else f" above {low}"
-    top = "2^63 - 1" if high == LARGEST else f"{high:,}"
-    if "ge" in edges:
-        return f" from {low} to {top}"
-    return f" above {low} and at most {top}" if "le" in edges else f" between {low} and {top}"
-
-
 def _whole(value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         return [_whole(one, hint) for one in value]
@@ -212,7 +125,7 @@ def _whole(value: Any, hint: Any) -> Any:
 def short_enough(name: str, text: str | None, most: int) -> str | None:
     """`text`; one that is too long is refused."""
     if text is not None and len(text) > most:
-        raise RmxError(f"{name} has {len(text):,} characters; {most:,} are the most here. Shorten it.")
+        raise too_long(name, text, most)
     return text
 
 

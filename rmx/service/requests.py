@@ -9,12 +9,28 @@ from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 from pydantic import Field, StringConstraints, create_model
 
+from rmx.arguments import (
+    API_ONLY,
+    LATER,
+    Draws,
+    Flag,
+    Halves,
+    Most,
+    Samples,
+    Seed,
+    Swaps,
+    Temperature,
+    TopP,
+    Warm,
+    argument,
+    kind_of,
+)
 from rmx.config import TOP_KEPT
 from rmx.engine.fair_queue import Kind
 from rmx.models.style_options import StyleOptions
 from rmx.prompt_styles import AnswerRule
 from rmx.recipes.recipe import HELP, field_types
-from rmx.service.arguments import API_ONLY, LARGEST, LATER, Flag, Most, Request, argument, kind_of
+from rmx.service.arguments import Request
 
 ARMS = "base,teacher,oracle,random,matched,entropy"
 SPECS = "mini, a preset, a Hub id[@revision], a folder or a .gguf file (default: RMX_MODEL, else mini)"
@@ -55,10 +71,6 @@ TauShare = Annotated[float | None, argument(SHARE, gt=0, lt=1)]
 MaxNewTokens = Annotated[
     int | None, argument("upper bound of the whole completion, in tokens; 512 by default", Most("max_new_tokens"), ge=1)
 ]
-Temperature = Annotated[float, argument("sampling temperature; 0 decodes greedily", ge=0, le=10)]
-NUCLEUS = "nucleus sampling: the likeliest tokens with this share of the probability are drawn from"
-TopP = Annotated[float, argument(NUCLEUS, gt=0, le=1)]
-Seed = Annotated[int, argument("seed of all random draws", ge=0, le=LARGEST)]
 Budget = Annotated[int | None, argument("tokens, at most", Most("budget"), Flag(metavar="TOKENS"), ge=1)]
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PromptIds = Annotated[
@@ -213,7 +225,7 @@ class OutcomesRequest(SolutionRequest):
         "samples of each alternative, at most; by default 64, or 24 where no pos is given", Most("samples"), ge=1
     )
     budget: Budget = argument("tokens to sample in all, at most; by default 50,000, or 200,000 where no pos is given")
-    temperature: float = argument("temperature of the samples", default=1.0, gt=0, le=10)
+    temperature: Warm = 1.0
     top_p: TopP = argument(
         "nucleus sampling of the samples: the share of the probability that is drawn from", default=1.0
     )
@@ -231,9 +243,7 @@ class RescueRequest(SolutionRequest):
         "what the swaps shall make of the answer; by default the opposite of what the solution is"
     )
     budget: int = argument("tokens that the search may generate, at most", Most("budget"), default=20_000, ge=1)
-    most_swaps: int = argument(
-        "how many swaps a rescue may need, at most: 1 to 4", Flag("--swaps"), default=3, ge=1, le=4
-    )
+    most_swaps: Swaps = argument("how many swaps a rescue may need, at most: 1 to 4", Flag("--swaps"), default=3)
     seed: Seed = argument("seed of the solutions that are sampled for comparison", default=0)
     brief: Brief = False
 
@@ -354,9 +364,7 @@ class LocatorRequest(StudyRequest, AskingRequest):
 
     model: ModelName = None
     adapter: AdapterName = None
-    samples: int = argument(
-        "samples of each alternative, an even number", Most("samples"), default=16, ge=2, multiple_of=2
-    )
+    samples: Halves = argument("samples of each alternative, an even number", Most("samples"), default=16)
     brief: bool = argument("leave out the places that were looked at", API_ONLY, default=False)
 
 
@@ -371,7 +379,7 @@ class ClaimsRequest(StudyRequest, PairRequest):
         Flag(metavar="ID,ID"),
         max_length=500,
     )
-    n: int = argument("samples of each problem, for pass@k", Most("draws"), default=8, ge=1, le=256)
+    n: Samples = argument("samples of each problem, for pass@k", Most("draws"), default=8)
 
 
 class EvalRequest(AskingRequest):
@@ -394,7 +402,7 @@ class EvalRequest(AskingRequest):
     )
     set: SetName = "mini"
     limit: FirstProblems = None
-    n: int = argument("samples per problem; 0: greedy only", Most("draws"), default=16, ge=0, le=256)
+    n: Draws = argument("samples per problem; 0: greedy only", Most("draws"), default=16)
     k: list[Whole] | None = argument("tries of pass@k; by default 1, 2, 4 ... n", Flag(metavar="1,2,4"))
     temperature: Temperature = argument("temperature of the samples", default=0.6)
     top_p: TopP = 0.95

@@ -7,7 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling
+from rmx.arguments import Sampling
+from rmx.config import TOP_KEPT, TOP_SHOWN
 from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError, PromptError, SwapError
 from rmx.explore.answer_so_far import sofar
@@ -18,7 +19,7 @@ from rmx.explore.importance import Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.models.load import Model
-from rmx.records import Trace, shown_adapter
+from rmx.records import Trace, as_json, shown_adapter
 from rmx.service.arguments import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, swaps_of, without
 from rmx.service.requests import (
     DrawnRequest,
@@ -181,11 +182,7 @@ def solution_json(trace: Trace, known: str | None) -> dict[str, Any]:
     return {
         "model": trace.model,
         "adapter": shown_adapter(trace.adapter),
-        "revision": trace.revision,
-        "dtype": trace.dtype,
-        "tau": trace.tau,
-        "prompt_ids": list(trace.prompt_ids),
-        "style": trace.style.json() if trace.style else None,
+        **as_json(trace, "revision", "dtype", "tau", "prompt_ids", "style"),
         "solution": trace.text,
         "answer_before": trace.answer.json(),
         "known": known,

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rmx.arguments import Sampling
 from rmx.claims.board import CLAIMS, Board, chosen
 from rmx.claims.studies import ClaimOptions
 from rmx.compare.intervene_set import InterveneSet, check_arms
 from rmx.compare.shift_map import MapJob, PairOptions, ShiftMap, map_document
 from rmx.compare.shift_set import ShiftSet
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import PromptError, RmxError
 from rmx.evaluate.eval_report import EvalConfig, contestants_of, with_answers

@@ -16,7 +16,7 @@ from rmx.grading.answers import CUT
 from rmx.models.load import Model, load
 from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import RolloutConfig
-from rmx.records import Problem, Rollout
+from rmx.records import Problem, Rollout, as_json
 from rmx.runs.folder import RunFolder
 from rmx.storage.safe_files import disk, write_json
 from rmx.train.rollouts.file import RolloutLog, read_rollouts, write_official
@@ -226,7 +226,7 @@ def _there(run: Context, draw: Draw) -> list[Rollout]:
 def rollout_log(run: Context, draw: Draw, name: str | None = None) -> RolloutLog:
     """The file of a draw's rollouts, which refuses to go on under other settings."""
     source = {"teacher": run.teacher} if run.teacher else {"server": run.job.server}
-    asked = {key: getattr(draw.config, key) for key in ("temperature", "top_p", "max_new_tokens")}
+    asked = as_json(draw.config, "temperature", "top_p", "max_new_tokens")
     model = {"model": run.model.revision, "dtype": run.model.dtype}
     settings = model | source | asked | {"seed": draw.seed} | run.model.style.settings()
     return RolloutLog(run.folder / (name or draw.name), settings)

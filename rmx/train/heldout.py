@@ -15,7 +15,7 @@ from rmx.errors import Stopped
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
 from rmx.recipes.recipe import GateConfig, LossConfig
-from rmx.records import Problem, Rollout
+from rmx.records import Problem, Rollout, as_json
 from rmx.stats.intervals import Estimate, paired_difference, quotient, share
 from rmx.stats.text import points
 from rmx.train.step.items import Item, make_items, with_advantages
@@ -367,11 +367,10 @@ class HeldOut:
         rows = list(zip(self.problems, self.base.each, (self.latest or self.base).each, strict=True))
         rows.sort(key=lambda row: row[1].correct == row[2].correct)
 
-        def graded(solution: Solution) -> dict[str, Any]:
-            return {key: getattr(solution, key) for key in ("text", "answer", "correct")}
-
+        said = ("text", "answer", "correct")
         problems = [
-            {"id": p.id, "problem": p.problem, "known": p.answer, "before": graded(one), "after": graded(two)}
+            {"id": p.id, "problem": p.problem, "known": p.answer}
+            | {"before": as_json(one, *said), "after": as_json(two, *said)}
             for p, one, two in rows[:limit]
         ]
         return {"optimizer_step": optimizer_step, "problems": problems}

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau, runs_dir
+from rmx.arguments import Sampling
+from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, check_tau, runs_dir
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch
 from rmx.grading.answers import RULES
@@ -23,7 +24,7 @@ from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model, fingerprint
 from rmx.models.style_options import MOST_STOP, MOST_STOPS
 from rmx.prompt_styles import PromptStyle
-from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, is_fork
+from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, as_json, is_fork
 from rmx.storage.safe_files import (
     MOST_ID,
     DocumentError,
@@ -204,12 +205,7 @@ def tree_document(tree: Tree, small: bool = False) -> Document:
     return {
         "format": FORMAT,
         "version": VERSION,
-        **{fact: getattr(tree, fact) for fact in FACTS},
-        "style": tree.style.json() if tree.style else None,
-        "prompt_ids": list(tree.prompt_ids),
-        "tau": tree.tau,
-        "shown": tree.shown,
-        "pos": tree.pos,
+        **as_json(tree, *FACTS, "style", "prompt_ids", "tau", "shown", "pos"),
         "special": sorted(tree.special),
         **({"texts": {str(i): text for i, text in sorted(texts.items())}} if texts is not None else {}),
         **_branch_document(tree, root, texts),
@@ -221,18 +217,12 @@ def tree_document(tree: Tree, small: bool = False) -> Document:
 
 
 def _branch_document(tree: Tree, branch: TreeBranch, texts: Mapping[int, str] | None) -> Document:
-    sampling = branch.sampling
     return {
-        "seed": sampling.seed,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_new_tokens": sampling.max_new_tokens,
+        **as_json(branch.sampling, "seed", "temperature", "top_p", "max_new_tokens"),
         "read": branch.read,
         "digest": digest_of([t.id for t in branch.tokens]),
         "tokens": [t.json(tree.tau) if texts is None else _small(t, tree.tau, texts) for t in branch.tokens],
-        "answer": branch.answer.json(),
-        "stop": branch.stop,
-        "reuse": branch.reuse.json(),
+        **as_json(branch, "answer", "stop", "reuse"),
         "seconds": round(branch.seconds, 3),
     }
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, NoReturn, cast
 
 from huggingface_hub import HfApi
 
-from rmx.config import ASSETS, TOP_SHOWN, Sampling
+from rmx.arguments import Sampling
+from rmx.config import ASSETS, TOP_SHOWN
 from rmx.data.words import draw_words
 from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.branches import Branch, Origin, swap_job

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rmx.config import Sampling, check_tau
+from rmx.arguments import Sampling
+from rmx.config import check_tau
 from rmx.errors import ModelError, PromptError, RmxError, SwapError
 from rmx.explore.branches import Branch, Origin, swap_job
 from rmx.explore.generate import Job

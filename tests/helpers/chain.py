@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.engine import Engine
 from rmx.explore.generate import Generation, Job
 from rmx.models.load import Model

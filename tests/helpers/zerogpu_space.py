@@ -91,7 +91,7 @@ def prepare() -> None:
 
 def stopped(spec: str) -> dict[str, Any]:
     """A solution that is given up after three tokens, and one after it."""
-    from rmx.config import Sampling
+    from rmx.arguments import Sampling
     from rmx.explore.generate import Generation, Job
     from rmx.zerogpu import calls as carry
 

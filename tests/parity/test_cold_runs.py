@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.explore.branches import swap_job
 from rmx.explore.generate import Generation, Job

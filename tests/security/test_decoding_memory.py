@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine import decoding_memory
 from rmx.engine.arena import SlotLayer
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously

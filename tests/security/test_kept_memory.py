@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rmx.config import MOST_NAME, Sampling
+from rmx.arguments import Sampling
+from rmx.config import MOST_NAME
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
 from rmx.explore.branches import Branch

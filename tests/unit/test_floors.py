@@ -13,7 +13,7 @@ FLOORS = (
     "", "storage", "stats", "grading", "data", "engine", "models", "zerogpu", "explore", "compare", "trees", "recipes",
     "runs", "train", "mini", "evaluate", "claims", "mini.build", "service", "ui", "bench", "library", "cli",
 )  # fmt: skip
-FLAT = {"__init__", "__main__", "config", "errors", "progress", "prompt_styles", "records"}
+FLAT = {"__init__", "__main__", "arguments", "config", "errors", "progress", "prompt_styles", "records"}
 
 
 def name_of(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.continuous_batching import SampleRequest, not_over, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.grading.answers import CUT

@@ -25,7 +25,7 @@ from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
 from rmx.recipes.recipe import RolloutConfig
-from rmx.records import Problem, Rollout, Stop
+from rmx.records import Problem, Rollout, Stop, as_json
 from rmx.train.rollouts.sample import graded
 
 log = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """For the event `rollouts`; counts are of this start of the run."""
-        return {name: getattr(self, name) for name in ("told", "read_again", "doubtful", "share", "sampled")}
+        return as_json(self, "told", "read_again", "doubtful", "share", "sampled")
 
     def warn(self) -> None:
         """What the user should know of it."""

@@ -12,7 +12,7 @@ import numpy as np
 from rmx.errors import TrainError
 from rmx.grading.answers import CUT
 from rmx.recipes.recipe import GateConfig, LossConfig, OptimConfig, Order, SelectionConfig
-from rmx.records import Rollout, is_fork
+from rmx.records import Rollout, as_json, is_fork
 
 LEAST_STD = 1e-8  # so that a problem whose rollouts are all alike gives advantages of 0
 LEAST_PROBLEMS = 2  # of mixed success; one alone would be learned by heart
@@ -39,10 +39,9 @@ class Selection:
     def json(self) -> dict[str, Any]:
         """The event `selection`."""
         return {
-            "problems": self.problems, "sampled": self.sampled, "kept": self.kept, "rollouts": len(self.rollouts),
-            "trimmed": self.trimmed, "right": self.right, "wrong": len(self.rollouts) - self.right,
-            "out": dict(self.out), "alike": self.alike, "histogram": list(self.histogram),
-            "kept_histogram": list(self.kept_histogram),
+            **as_json(self, "problems", "sampled", "kept"), "rollouts": len(self.rollouts),
+            **as_json(self, "trimmed", "right"), "wrong": len(self.rollouts) - self.right,
+            **as_json(self, "out", "alike", "histogram", "kept_histogram"),
         }  # fmt: skip
 
 

@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_args
 
+from rmx.arguments import Sampling
 from rmx.compare.controls import check_base, shape_noise
 from rmx.compare.intervene import ARMS, Arm, PatchJob, matched_places
 from rmx.compare.intervene_set import InterveneSet, arms_csv
 from rmx.compare.shift_map import MapJob, Source, map_json, map_placebo
 from rmx.compare.shift_set import ShiftSet, greedy_ids
-from rmx.config import Sampling, check_tau
+from rmx.config import check_tau
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.engine.engine import held_together
 from rmx.engine.fair_queue import POLL

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from rmx.config import TOP_SHOWN, Sampling, check_tau
+from rmx.arguments import Sampling
+from rmx.config import TOP_SHOWN, check_tau
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.engine.fair_queue import iterate_as_owner
 from rmx.errors import SwapError, TrainError

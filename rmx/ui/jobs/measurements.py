@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rmx.config import Sampling, check_tau
+from rmx.arguments import Sampling
+from rmx.config import check_tau
 from rmx.engine.fair_queue import Kind, current_owner, iterate_as_owner
 from rmx.errors import RmxError, SwapError
 from rmx.explore.answer_so_far import sofar

@@ -20,7 +20,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.data.problem_sets import Example, examples, find_problem, load_set, of_kind
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError

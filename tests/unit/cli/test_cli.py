@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from rmx.arguments import API_ONLY
 from rmx.cli.main import main
 from rmx.service import VERBS
-from rmx.service.arguments import API_ONLY
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import torch
 from rmx.compare.controls import HALVINGS, STRONGEST, WEAKEST, add_placebo, check_base, choices, placebo_pair
 from rmx.compare.shift_set import greedy_ids, places_of
 from rmx.engine.engine import adapter_key, split_key
-from rmx.models.adapter_facts import adapted_layers, lora_factors, lora_norm
+from rmx.models.adapters import adapted_layers, lora_factors, lora_norm
 from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
+from rmx.arguments import Sampling
 from rmx.compare.shift_map import MapJob, ShiftMap, largest, map_json, map_places
 from rmx.compare.shift_set import EDGES, ReadPlaces, ShiftFigures, ShiftSet, places_of
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from tests.helpers.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
 

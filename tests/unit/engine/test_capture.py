@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.capture import SEEN, CapturedPass
 from rmx.explore.generate import Generation, Job

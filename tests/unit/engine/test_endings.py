@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from rmx.arguments import Sampling
 from rmx.compare.intervene import Intervention, PatchJob
 from rmx.compare.intervene_set import InterveneSet
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.compare.shift_set import greedy_ids
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError
 from rmx.evaluate.eval_report import EvalConfig, EvalReport, contestants_of

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from rmx.arguments import Sampling
 from rmx.compare.intervene import AllArms, ArmProblem
 from rmx.compare.shift_map import MapJob, ShiftMap
-from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.engine import HeldEngines

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rmx.arguments import Sampling
 from rmx.compare.controls import add_placebo
 from rmx.compare.intervene import AllArms, ArmProblem
-from rmx.config import Sampling
 from rmx.errors import ModelError
 from rmx.explore.branches import look_ahead, swap_job
 from rmx.explore.generate import Generation, Job

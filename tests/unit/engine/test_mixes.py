@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.fair_queue import as_owner
 from rmx.engine.scheduler import scheduler_of
 from rmx.explore.branches import swap_job

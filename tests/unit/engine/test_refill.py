@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.arena import WIDTH, bucket_of, takes_rows
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.engine import Engine

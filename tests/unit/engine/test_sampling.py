@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from rmx.config import Sampling, check_tau
+from rmx.arguments import Sampling
+from rmx.config import check_tau
 from rmx.engine.token_draws import Chooser, draw, draw_rows, prompt_key, uniform
 from rmx.errors import RmxError
 
@@ -148,7 +149,8 @@ def test_greedy_takes_the_best():
     ],
 )
 def test_settings_out_of_range_are_explained(bad):
-    with pytest.raises(RmxError, match=re.escape(str(next(iter(bad.values())))[:3])):
+    (name, value) = next(iter(bad.items()))
+    with pytest.raises(RmxError, match=f"^{name} must be a (whole )?number.*; got {re.escape(repr(value)[:3])}"):
         Sampling(**bad)
 
 

@@ -102,7 +102,7 @@ def test_figures_against_counting_by_hand(pair, whole) -> None:
 
 
 def test_greedy_solutions_are_those_of_the_explore_road(pair, whole) -> None:
-    from rmx.config import Sampling
+    from rmx.arguments import Sampling
     from rmx.explore.generate import Generation, Job
 
     model = pair[0].model
@@ -303,12 +303,12 @@ def test_ks() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"n": 257}, "0 to 256"),
+        ({"n": 257}, "n must be a whole number from 0 to 256; got 257"),
         ({"n": -1}, "0 to 256"),
         ({"n": 4, "k": (8,)}, "from 1 to the number of samples, 4"),
         ({"n": 4, "temperature": 0.0}, "are all the same"),
         ({"n": 0, "greedy": False}, "Nothing to evaluate"),
-        ({"top_p": 0.0}, "Top-p"),
+        ({"top_p": 0.0}, "top_p must be a number above 0 and at most 1; got 0.0"),
     ],
 )
 def test_settings_that_cannot_be(options: dict[str, Any], sentence: str) -> None:

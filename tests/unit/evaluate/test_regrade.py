@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from rmx.arguments import Sampling
 from rmx.cli.main import main
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.engine.engine import Engine
 from rmx.errors import RmxError

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from rmx.arguments import Sampling
 from rmx.cli.main import main
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
 from rmx.explore import calibration

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.explore import ends as module
 from rmx.explore.branches import swap_job
 from rmx.explore.ends import alternative_ends, fork_places

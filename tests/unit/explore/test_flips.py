@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.explore.branches import swap
 from rmx.explore.flip_rates import Flip, bench_forks, summary, swaps_of

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.errors import PromptError, SwapError
 from rmx.explore.branches import look_ahead, search, swap, swap_job
 from rmx.explore.generate import Generation, Job, read_job

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from rmx.arguments import Sampling
 from rmx.cli.main import main
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import ProblemError, RmxError, SwapError
@@ -213,16 +213,16 @@ def test_places_that_do_not_exist(fork, pos):
     ("bad", "said"),
     [
         ({"samples": 0}, "samples"),
-        ({"round_size": 0}, "round size"),
+        ({"round_size": 0}, "round_size must be a whole number, 1 or more; got 0"),
         ({"budget": 0}, "budget"),
-        ({"temperature": 0.0}, "above 0"),
-        ({"temperature": -1.0}, "Temperature"),
-        ({"top_p": 0.0}, "Top-p"),
+        ({"temperature": 0.0}, "temperature must be a number above 0 and at most 10; got 0.0"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_p": 0.0}, "top_p must be a number above 0 and at most 1; got 0.0"),
         ({"margin": 0.0}, "margin"),
         ({"margin": 1.0}, "margin"),
         ({"alternatives": 1}, "alternatives"),
         ({"seed": -1}, "seed"),
-        ({"max_new_tokens": 0}, "new tokens"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number, 1 or more; got 0"),
     ],
 )
 def test_settings_out_of_range_are_explained(bad, said):

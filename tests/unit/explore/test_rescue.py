@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from rmx.arguments import Sampling
 from rmx.cli.main import main
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import swap_job

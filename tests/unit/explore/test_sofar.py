@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from rmx.arguments import Sampling
 from rmx.cli.main import main
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.engine.batch import continue_prefixes
 from rmx.explore.answer_so_far import _mode, sentences, sofar

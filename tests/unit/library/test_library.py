@@ -13,8 +13,8 @@ from rmx.cli.main import main
 from rmx.engine.engine import PrefixCache
 from rmx.errors import RmxError, SwapError
 from rmx.library import model as library_model
-from rmx.library.fan import fan_drawing
 from rmx.library.results import FORK, ArmsDocument, NotebookProgress, cell, chart, to_frame
+from rmx.library.solution import fan_drawing
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
 from rmx.storage.rendering import render
@@ -196,7 +196,7 @@ def test_what_an_answer_hangs_on_is_the_document_of_its_command(model, printed):
     assert plain(curve.json()) == plain(document)
     assert plain(solution.rescue(progress=False).json()) == plain(printed("rescue", *words))
     assert plain(solution.answers_so_far().json()) == plain(printed("sofar", *words))
-    with pytest.raises(RmxError, match="is no setting here"):
+    with pytest.raises(RmxError, match="There is no argument 'sample'. Known: samples, "):
         solution.outcomes(at=28, sample=8)
 
 
@@ -250,7 +250,7 @@ def test_models_that_cannot_be_compared_are_refused(model):
         ({"preset": "smal"}, "no preset 'smal'"),
         ({"learning_rate": 1}, "A recipe has no learning_rate"),
         ({"model": rmx.LanguageModel("mini", adapter="rl")}, "init_adapter"),
-        ({"lr": 2.0}, "lr must lie"),
+        ({"lr": 2.0}, "lr must be a number above 0 and at most 1; got 2.0"),
     ],
 )
 def test_a_training_that_cannot_be_is_a_sentence_and_leaves_no_run(given, said, monkeypatch, tmp_path):

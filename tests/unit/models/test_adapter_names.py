@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.engine import adapter_key, split_key
 from rmx.explore.generate import Generation, Job
 from rmx.models.adapter_names import adapter_name

@@ -9,8 +9,7 @@ from rmx.compare.shift_set import greedy_ids
 from rmx.data.problem_sets import load_set
 from rmx.engine.engine import adapter_key, split_key, why_not_linear
 from rmx.errors import ModelError
-from rmx.models.adapter_facts import facts
-from rmx.models.adapters import add_adapter
+from rmx.models.adapters import add_adapter, facts
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, PairStream, check_same_tokens, make_pair, open_pair, read_both
 from rmx.models.workspace import Workspace

@@ -11,7 +11,7 @@ import gradio as gr
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.errors import Busy, ModelError
 from rmx.models.load import Model
 from rmx.models.model_pair import make_pair

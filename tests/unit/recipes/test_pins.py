@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.errors import TrainError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.models.stand_ins import scripted_model

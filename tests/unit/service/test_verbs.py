@@ -262,7 +262,7 @@ def test_brief_documents_are_small_and_say_the_same(site):
         ("rollouts", {"set": "file.jsonl"}, "no problem set"),
         ("train", {"gate": "none"}, "gate must be one of entropy, random, full; got 'none'"),
         ("train", {"positive_only": "yes"}, "positive_only must be true or false; got 'yes'"),
-        ("train", {"lr": 2}, "lr must lie above 0 and at most at 1; got 2"),
+        ("train", {"lr": 2}, "lr must be a number above 0 and at most 1; got 2"),
         ("train", {"set": "../x.jsonl"}, "no problem set"),
         ("train", {"model": "/models/x"}, "no model '/models/x' here"),
         ("train", {"server": "http://127.0.0.1"}, "There is no argument 'server'"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.errors import ModelError
 from rmx.explore.branches import Origin
 from rmx.models.load import Model

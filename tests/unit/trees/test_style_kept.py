@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.models.load import Model
 from rmx.models.stand_ins import scripted_model
 from rmx.models.style_options import StyleOptions

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.explore.branches import Branch, swap_job
 from rmx.explore.generate import Job
 from rmx.models.load import Model

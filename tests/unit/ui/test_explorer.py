@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 import torch
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.models.stand_ins import HOSTILE, scripted_model

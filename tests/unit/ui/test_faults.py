@@ -372,7 +372,7 @@ from rmx.ui.jobs.training import Training
 from rmx.models.workspace import Workspace
 from rmx.evaluate.sample_store import Answered, SampleStore
 from rmx.prompt_styles import STYLES
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 
 root, how = Path(sys.argv[1]), sys.argv[2]
 training, eve = Training(Workspace(), RunStore(root)), Visitor("eve", admin=True)

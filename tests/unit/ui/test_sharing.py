@@ -17,8 +17,8 @@ import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
+from rmx.arguments import Sampling
 from rmx.cli.main import main
-from rmx.config import Sampling
 from rmx.errors import Refused, RmxError, SwapError
 from rmx.models.load import Model
 from rmx.models.site_rules import SiteRules

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmx.config import Sampling
+from rmx.arguments import Sampling
 from rmx.engine.fair_queue import FairQueue, as_owner, current_owner, iterate_as_owner
 from rmx.engine.prefix_cache import Saved
 from rmx.errors import Busy, Refused, TrainError

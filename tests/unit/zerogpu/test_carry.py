@@ -10,10 +10,10 @@ import gradio as gr
 import pytest
 import torch
 
+from rmx.arguments import Sampling
 from rmx.compare.controls import check_base
 from rmx.compare.intervene import Intervention, PatchJob
 from rmx.compare.shift_map import MapJob, ShiftMap
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import RequestOwner, current_owner, never
 from rmx.errors import ModelError, SwapError

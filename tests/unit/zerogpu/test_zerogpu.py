@@ -13,7 +13,8 @@ import pytest
 import spaces
 import torch
 
-from rmx.config import ASSETS, Sampling
+from rmx.arguments import Sampling
+from rmx.config import ASSETS
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
 from rmx.models.adapter_names import attached
