@@ -85,6 +85,8 @@ class Settings:
         RmxError: a value that cannot be used, or that there is none of this name.
     """
 
+    fault = RmxError  # what is raised
+
     @model_validator(mode="wrap")
     @classmethod
     def _check(cls, given: Any, make: Callable[[Any], Any]) -> Any:
@@ -92,7 +94,7 @@ class Settings:
             return make(given)
         except ValidationError as error:
             kind: Any = cls
-            raise refusal(kind, error) from None
+            raise cls.fault(refusal(kind, error)) from None
 
 
 @settings
@@ -133,20 +135,20 @@ def arguments_of(kind: Any) -> dict[str, FieldInfo]:
     return dict(sorted(kind.__pydantic_fields__.items(), key=lambda item: LATER in item[1].metadata))
 
 
-def refusal(kind: type, error: ValidationError, called: Callable[[str], str] = str) -> RmxError:
+def refusal(kind: type, error: ValidationError, called: Callable[[str], str] = str) -> str:
     """The sentence for the first thing that is wrong; `called` says how a field is called in it."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return RmxError(f"There is no argument {shown(name)}. Known: {', '.join(arguments_of(kind))}.")
+        return f"There is no argument {shown(name)}. Known: {', '.join(arguments_of(kind))}."
     if first["type"] == "string_too_long":
         return too_long(called(name), first["input"], first["ctx"]["max_length"])
-    return RmxError(f"{called(name)} must be {_taken(kind, name)}; got {shown(first['input'])}.")
+    return f"{called(name)} must be {_taken(kind, name)}; got {shown(first['input'])}."
 
 
-def too_long(name: str, text: str, most: int) -> RmxError:
+def too_long(name: str, text: str, most: int) -> str:
     """The sentence for a text of more characters than are taken."""
-    return RmxError(f"{name} has {len(text):,} characters; {most:,} are the most here. Shorten it.")
+    return f"{name} has {len(text):,} characters; {most:,} are the most here. Shorten it."
 
 
 def kind_of(hint: Any) -> Any:

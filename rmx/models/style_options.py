@@ -6,10 +6,12 @@ it was fetched from and the preset are asked alike, and so is a copy under any o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from rmx.arguments import Settings, settings
 from rmx.errors import PromptError
-from rmx.grading.answers import RULES
 from rmx.prompt_styles import OWN, STYLES, AnswerRule, PromptStyle
 from rmx.records import as_json
 
@@ -104,15 +106,17 @@ MOST_TEXT = 20_000  # characters of a system line or a template
 RECORDED = ("style", "system", "template", "template_file", "thinking", "stops", "answers")  # in the order of files
 
 
-@dataclass(frozen=True, slots=True)
-class StyleOptions:
+@settings
+class StyleOptions(Settings):
     """What is asked of the prompt, or PromptError; what is None stays as the model's family has it."""
+
+    fault = PromptError
 
     style: str | None = None  # a name of STYLES
     system: str | None = None  # "": no system line
     template: str | None = None  # text with {problem}
     thinking: bool | None = None
-    stops: tuple[str, ...] | None = None  # (): none, not even the style's own
+    stops: Annotated[tuple[str, ...] | None, Field(strict=False)] = None  # (): none, not even the style's own
     answers: AnswerRule | None = None
     template_file: str | None = None  # where the template was read, for the command that is shown
 
@@ -123,8 +127,6 @@ class StyleOptions:
             raise PromptError("A template must hold {problem}, where the problem goes.")
         if max(len(self.system or ""), len(self.template or "")) > MOST_TEXT:
             raise PromptError(f"A system line or a template may have {MOST_TEXT:,} characters.")
-        if self.answers is not None and self.answers not in RULES:
-            raise PromptError(f"What counts as an answer is one of {', '.join(RULES)}; got '{str(self.answers)[:60]}'.")
         stops = self.stops or ()
         if len(stops) > MOST_STOPS or not all(0 < len(stop) <= MOST_STOP for stop in stops):
             raise PromptError(f"Up to {MOST_STOPS} stop texts of 1 to {MOST_STOP} characters end a completion.")
@@ -149,18 +151,9 @@ class StyleOptions:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None) -> "StyleOptions":
         """The options that `json` wrote, or none; PromptError or TypeError where it cannot have written them."""
-        if stored is None:
-            return cls()
-        if not isinstance(stored, Mapping):
+        if stored is not None and not isinstance(stored, Mapping):
             raise TypeError(f"style: {str(stored)[:60]} is no object")
-        stops = stored.get("stops")
-        if stops is not None and not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
-            raise TypeError("style: stops is no list of texts")
-        kept = {name: stored.get(name) for name in RECORDED if name != "stops"}
-        for name, value in kept.items():
-            if value is not None and not isinstance(value, bool if name == "thinking" else str):
-                raise TypeError(f"style: {name} is of a wrong type")
-        return cls(**kept, stops=None if stops is None else tuple(stops))
+        return cls(**{name: stored.get(name) for name in RECORDED} if stored else {})
 
 
 def write_options(values: Mapping[str, Any], left: Mapping[str, Any]) -> list[str]:

@@ -72,7 +72,7 @@ def read(verb: type[Asked], given: Mapping[str, Any], called: Callable[[str], st
     try:
         return verb.model_validate(dict(given))
     except ValidationError as error:
-        raise refusal(verb, error, called) from None
+        raise RmxError(refusal(verb, error, called)) from None
 
 
 def check_limits(request: Request, limits: Limits) -> None:
@@ -125,7 +125,7 @@ def _whole(value: Any, hint: Any) -> Any:
 def short_enough(name: str, text: str | None, most: int) -> str | None:
     """`text`; one that is too long is refused."""
     if text is not None and len(text) > most:
-        raise too_long(name, text, most)
+        raise RmxError(too_long(name, text, most))
     return text
 
 
