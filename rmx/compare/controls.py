@@ -121,9 +121,9 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
     kind, quantize = split_dtype(model.dtype)
     second = load(model.spec, str(model.engine.device), kind, placing=Placing(quantize)) if copy else None
     with model.engine.queue.turn(patience):
-        off = _logits(model.engine, ids)
+        off = _logits(model, ids)
         with without_adapters(model.engine):
-            untouched = _logits(model.engine, ids)
+            untouched = _logits(model, ids)
         held = base_tensors(model.engine)
         now = base_checksums(held)
         memory = base_changes(model, now)
@@ -138,7 +138,7 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
         "adapter off against the bare network on this text" if pair.one_set else APART,
         weights,
         memory,
-        difference(off, _logits(second.engine, ids)).max_dlogit if second else None,
+        difference(off, _logits(second, ids)).max_dlogit if second else None,
         facts(model, name) if name and pair.one_set else None,
         round(time.monotonic() - began, 3),
     )
@@ -149,12 +149,9 @@ def check_loaded(pair: Pair) -> BaseCheck:
     return check_base(pair, probe_ids(pair.base))
 
 
-def _logits(engine: Engine, ids: Sequence[int]) -> list[Tensor]:
+def _logits(model: Model, ids: Sequence[int]) -> list[Tensor]:
     """Logits at every position, computed anew, adapters off."""
-    read: list[Tensor] = []
-    with engine.using(None):
-        engine.open(ids, reuse=False, read_from=0, on_read=lambda _, rows: read.append(rows))
-    return read
+    return model.read(ids, 0, lambda logits: logits)
 
 
 def against_file(model: Model, held: Mapping[str, Tensor] | None = None) -> Weights | None:
@@ -332,16 +329,9 @@ def placebo_pair(
 def choices(model: Model, adapter: str | None, texts: Sequence[Text]) -> list[Tensor]:
     """The model's own choice at every position that counts, for each text; read anew, the prefix cache left alone."""
     found: list[Tensor] = []
-    with model.engine.using(adapter):
-        for ids, start in texts:
-            model.engine.give_way()
-            rows: list[Tensor] = []
-
-            def note(_: int, logits: Tensor, rows: list[Tensor] = rows) -> None:
-                rows.append(logits.argmax(-1))
-
-            model.engine.open(ids[:-1], adapter=adapter, reuse=False, read_from=start, on_read=note)
-            found.append(torch.cat(rows))
+    for ids, start in texts:
+        model.engine.give_way()
+        found.append(torch.cat(model.read(ids[:-1], start, lambda logits: logits.argmax(-1), adapter)))
     return found
 
 

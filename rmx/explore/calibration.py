@@ -203,10 +203,7 @@ def _weights_of(engine: Engine) -> str:
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     """What is kept there; None where nothing is, or it is not ours."""
-    try:
-        record = read_json(path)
-    except (OSError, ValueError):
-        return None
+    record = read_json(path)
     whole = isinstance(record, dict) and isinstance(record.get("quantiles"), list) and len(record["quantiles"]) > 1
     return record if whole and all(map(is_number, record["quantiles"])) else None
 

@@ -323,10 +323,7 @@ class Search:
                 return
             made.append(Swap(pos, tokens[pos].id, to, tokens[pos].text, self.model.detokenizer.token_text(to)))
             job = swap_job(job, tokens, pos, [to], self.model.engine.vocab_size)
-            generation = Generation(self.model, job, self.cancelled)
-            for _ in generation:
-                pass
-            tokens = tuple(generation.tokens)
+            tokens = Generation(self.model, job, self.cancelled).run().tokens
         ids = [t.id for t in tokens]
         if self.does_it(ids) and not self.cancelled():
             self.found, self.answer = tuple(made), self._grade(ids)

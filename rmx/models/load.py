@@ -17,17 +17,18 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -45,6 +46,7 @@ from rmx.records import Answer
 from rmx.storage.hub_errors import check_reach, download_sentence
 from rmx.storage.safe_files import whole
 
+Read = TypeVar("Read")
 QUANTIZE = ("8bit", "4bit")
 HEAD_TOKENS = 64  # of a style, from which on it is read once for all prompts
 
@@ -245,6 +247,20 @@ class Model:
         """The final answer of a completion and whether it is right; `cut`: it was cut off, which is wrong."""
         text, thinking = before_stop(self.answer_text(ids), self.style.stops), self.prompt_thinks(prompt_ids)
         return grade(text, known, styles=RULES[self.style.answers], thinking=thinking, cut=cut)
+
+    def read(
+        self, ids: Sequence[int], start: int, take: Callable[[Tensor], Read], adapter: str | None = None
+    ) -> list[Read]:
+        """What `take` makes of the logits (n, V) from index `start` on, chunk by chunk; computed anew.
+
+        The caller holds the engine's turn.
+        """
+        found = list[Read]()
+        with self.engine.using(adapter):
+            self.engine.open(
+                ids, adapter=adapter, reuse=False, read_from=start, on_read=lambda _, logits: found.append(take(logits))
+            )
+        return found
 
     @property
     def adapters(self) -> list[str]:

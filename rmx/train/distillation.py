@@ -96,14 +96,8 @@ class Teacher:
     @torch.inference_mode()
     def read(self, rollout: Rollout, k: int) -> TeacherRows:
         """Its k likeliest tokens at each position of a rollout's completion. The caller holds the engine's turn."""
-        engine, parts = self.model.engine, list[TeacherRows]()
-        ids = rollout.input_ids[:-1]  # the last token decides nothing
-
-        def keep(_: int, logits: Tensor) -> None:
-            parts.append(teacher_rows(logits[:, : self.vocab], k))
-
-        with engine.using(self.adapter):
-            engine.open(ids, adapter=self.adapter, reuse=False, read_from=rollout.prompt_length - 1, on_read=keep)
+        ids, start = rollout.input_ids[:-1], rollout.prompt_length - 1  # the last token decides nothing
+        parts = self.model.read(ids, start, lambda logits: teacher_rows(logits[:, : self.vocab], k), self.adapter)
         return joined(parts)
 
 

@@ -146,10 +146,7 @@ def _decode(model: Model, batch: RowBatch, temperature: float, seconds: float) -
 
 @torch.inference_mode()
 def _read(model: Model, ids: Sequence[int]) -> None:
-    def look(_: int, logits: Tensor) -> None:
-        capture(logits, 1)
-
-    model.engine.open(ids, reuse=False, read_from=0, on_read=look)
+    model.read(ids, 0, lambda logits: capture(logits, 1))
     _wait(model.engine.device)
 
 

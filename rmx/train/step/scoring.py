@@ -176,14 +176,7 @@ def score(
 
 def teacher_forced(model: Model, ids: Sequence[int], prompt_length: int) -> Tensor:
     """(completion_length,) nats: entropies of the base, from the logits of one pass over prompt and completion."""
-    found: list[Tensor] = []
-
-    def note(_first: int, logits: Tensor) -> None:
-        found.append(capture(logits, 1).entropy)
-
-    with model.engine.using(None):
-        model.engine.open(ids[:-1], reuse=False, read_from=prompt_length - 1, on_read=note)
-    return torch.cat(found).cpu()
+    return torch.cat(model.read(ids[:-1], prompt_length - 1, lambda logits: capture(logits, 1).entropy)).cpu()
 
 
 def prompt_key(rollout: Rollout) -> Key:
