@@ -28,6 +28,7 @@ from rmx.stats.intervals import Bounds
 from rmx.zerogpu.calls import decoding, forks_only, on_gpu_worker
 
 MOST_FORKS = 16
+USUAL = OutcomeConfig(samples=24, budget=200_000)  # of all forks together
 MOST_ANSWERS = 6  # shown by name; the rest is "other"
 
 

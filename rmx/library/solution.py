@@ -1,6 +1,7 @@
 """A solution as a Python object: its tokens and forks, what another token there does, what its answer hangs on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rmx.config import TOP_SHOWN
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch, swap_job
-from rmx.explore.importance import MOST_FORKS, importance
+from rmx.explore.importance import MOST_FORKS, USUAL, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
 from rmx.library.results import (
@@ -155,7 +156,7 @@ class ModelSolution:
         Raises:
             RmxError: no such place, a value that cannot be used, or a solution without an answer to look for.
         """
-        settings = OutcomeConfig(**({"samples": 24, "budget": 200_000} if at is None else {}) | config)
+        settings = replace(USUAL if at is None else OutcomeConfig(), **config)
         if forks < 1:
             raise RmxError(f"The number of forks must be 1 or more; got {forks}.")
         about, known = (self._model, self.trace), self.known

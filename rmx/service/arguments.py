@@ -144,7 +144,6 @@ def swaps_of(text: str) -> tuple[tuple[int, int], ...]:
 Document = dict[str, Any] | list[dict[str, Any]]
 Cancelled = Callable[[], bool]
 INTERVAL = 0.1  # seconds between deltas
-NEW_TOKENS = 512  # where a call does not say
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
 
 

@@ -8,19 +8,19 @@ from types import MappingProxyType
 from typing import Any
 
 from rmx.arguments import Sampling
-from rmx.config import TOP_KEPT, TOP_SHOWN
+from rmx.config import NEW_TOKENS, TOP_KEPT, TOP_SHOWN
 from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError, PromptError, SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch, swap_job
 from rmx.explore.calibration import calibration_of, threshold_of
 from rmx.explore.generate import Job, read_job
-from rmx.explore.importance import Importance, importance
+from rmx.explore.importance import USUAL, Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.models.load import Model
 from rmx.records import Trace, as_json, shown_adapter
-from rmx.service.arguments import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, swaps_of, without
+from rmx.service.arguments import INTERVAL, Cancelled, Document, Site, swaps_of, without
 from rmx.service.requests import (
     DrawnRequest,
     ExportRequest,
@@ -87,7 +87,7 @@ def prepare(request: SolutionRequest, site: Site) -> tuple[Model, Job]:
     """The loaded model and the job of the unswapped solution."""
     sampling, cold = Sampling(max_new_tokens=new_tokens(request.max_new_tokens, site)), False
     if isinstance(request, DrawnRequest):
-        sampling = replace(sampling, temperature=request.temperature, top_p=request.top_p, seed=request.seed)
+        sampling = replace(sampling, **as_json(request, "temperature", "top_p", "seed"))
         cold = request.cold
     ids, text, share = (getattr(request, field, None) for field in ("prompt_ids", "read", "tau_share"))
     spec, name = site.model_name(request.model), site.set_name(request.set)
@@ -199,14 +199,13 @@ def _solve(
 
 def measure_outcomes(request: OutcomesRequest, site: Site, cancelled: Cancelled) -> Steps:
     """What the alternatives of a position are worth, or without one those of all forks."""
-    samples, budget = (24, 200_000) if request.pos is None else (64, 50_000)
-    config = OutcomeConfig(
-        samples=samples if request.samples is None else request.samples,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        seed=request.seed,
-        budget=site.at_most(request.budget, budget, "budget"),
+    usual = USUAL if request.pos is None else OutcomeConfig()
+    config = replace(
+        usual,
+        samples=usual.samples if request.samples is None else request.samples,
+        budget=site.at_most(request.budget, usual.budget, "budget"),
         max_new_tokens=new_tokens(request.max_new_tokens, site),
+        **as_json(request, "temperature", "top_p", "seed"),
     )
     model, found, known = yield from _solve(request, site, cancelled)
     if request.pos is None:

@@ -21,6 +21,7 @@ from rmx.explore.calibration import calibration_of, threshold_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
 from rmx.models.model_pair import Pair
 from rmx.models.style_options import StyleOptions
+from rmx.records import as_json
 from rmx.service import write_command
 from rmx.service.arguments import INTERVAL, Cancelled, Document, Site, without
 from rmx.service.requests import (
@@ -46,13 +47,10 @@ def pair_options(request: ComparingRequest | ClaimsRequest, site: Site) -> PairO
         teacher=site.model_name(request.teacher) if request.teacher else None,
         preset=request.pair or None,
         strength=request.strength if isinstance(request, ComparingRequest) else 1.0,
-        tau=request.tau,
-        tau_share=request.tau_share,
         recalibrate=site.recalibrate,
-        seed=request.seed,
         max_new_tokens=new_tokens(request.max_new_tokens, site),
         set_name=site.set_name(request.set),
-        limit=request.limit,
+        **as_json(request, "tau", "tau_share", "seed", "limit"),
         style=request.style_options(),
     )
 
@@ -140,7 +138,6 @@ def intervene(request: InterveneRequest, site: Site, cancelled: Cancelled) -> It
 
 FIRST = 100  # problems of a study that names no number
 BUDGET = 200_000  # tokens of a study that names none
-EVALUATED = 2048  # tokens of a completion
 
 
 def locate(request: LocatorRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
@@ -199,9 +196,9 @@ def evaluate(request: EvalRequest, site: Site, cancelled: Cancelled) -> Iterator
     again = isinstance(request, RegradeRequest)
     if again and not site.keep:
         raise RmxError("--regrade reads what is kept, and --no-cache keeps nothing. Leave one of them out.")
-    most = site.at_most(request.max_new_tokens, EVALUATED, "max_new_tokens")
-    draws = request.temperature, request.top_p, request.seed
-    config = EvalConfig(request.n, tuple(request.k or ()), *draws, most, request.greedy)
+    most = site.at_most(request.max_new_tokens, EvalConfig().max_new_tokens, "max_new_tokens")
+    draws = as_json(request, "n", "temperature", "top_p", "seed", "greedy")
+    config = EvalConfig(k=tuple(request.k or ()), max_new_tokens=most, **draws)
     name, spec = site.set_name(request.set), site.model_name(request.model)
     limit = request.limit if site.limits is None else site.at_most(request.limit, site.limits.problems, "problems")
     problems = with_answers(name, limit)
