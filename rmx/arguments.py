@@ -93,8 +93,7 @@ class Settings:
         try:
             return make(given)
         except ValidationError as error:
-            kind: Any = cls
-            raise cls.fault(refusal(kind, error)) from None
+            raise cls.fault(refusal(cls, error)) from None
 
 
 @settings

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rmx.errors import ModelError, TrainError, first_line
-from rmx.models.adapters import SavedAdapter, read_adapter
+from rmx.models.adapters import SavedAdapter, put_layers, read_adapter
 from rmx.models.base_state import probe_ids, remember_base
 from rmx.models.load import Model
 from rmx.recipes.recipe import AdapterConfig
@@ -142,10 +142,7 @@ def make_policy(
     devices = [engine.device] if engine.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        if isinstance(engine.model, PeftModel):
-            engine.model.add_adapter(NAME, config)
-        else:
-            engine.model = PeftModel(engine.model, config, adapter_name=NAME)
+        put_layers(engine, NAME, config)
     if init_adapter is not None and saved is not None:
         load_weights(engine.model, init_adapter, saved.tensors)
     engine.model.eval().requires_grad_(False)
