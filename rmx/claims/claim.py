@@ -25,7 +25,7 @@ from rmx.config import ASSETS, NEW_TOKENS
 from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.calibration import Calibration
 from rmx.models.model_pair import Pair
-from rmx.records import Problem
+from rmx.records import Problem, as_json
 from rmx.stats.intervals import Estimate
 from rmx.stats.paired import BY_TEST, tested, with_verdict, write_p
 
@@ -326,12 +326,9 @@ class Row:
         """A row of the document of `rmx claims`."""
         claim, found = self.claim, self.reading
         return {
-            "id": claim.id,
-            "section": claim.section,
+            **as_json(claim, "id", "section"),
             "claim": claim.title,
-            "paper": claim.paper,
-            "how": claim.how,
-            "caveats": list(claim.caveats),
+            **as_json(claim, "paper", "how", "caveats"),
             "measured": {"text": found.text, "figures": found.figures} if found else {"text": "–", "figures": {}},
             "labels": {name: label_of(name).json() for name in found.figures} if found else {},
             "n": found.n if found else None,

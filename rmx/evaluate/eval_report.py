@@ -447,9 +447,7 @@ class EvalReport:
             "parts": self._parts(parts, clusters),
             "per_problem": [
                 {
-                    "id": p.id,
-                    "problem": p.problem,
-                    "answer": p.answer,
+                    **as_json(p, "id", "problem", "answer"),
                     "part": parts[i] if parts else None,
                     "cluster": str(clusters[i]) if clusters else None,
                     "models": {name: one.json() for name, one in self.solved[i].by.items()},

@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, create_model
 from rmx.arguments import (
     API_ONLY,
     LATER,
+    Count,
     Draws,
     Flag,
     Halves,
@@ -215,11 +216,8 @@ class OutcomesRequest(SolutionRequest):
     pos: int | None = argument(
         "position in the greedy solution whose alternatives are measured; by default every fork is"
     )
-    forks: int = argument(
-        "how many forks are measured where no pos is given: those of the highest entropy",
-        Most("forks"),
-        default=16,
-        ge=1,
+    forks: Count = argument(
+        "how many forks are measured where no pos is given: those of the highest entropy", Most("forks"), default=16
     )
     samples: int | None = argument(
         "samples of each alternative, at most; by default 64, or 24 where no pos is given", Most("samples"), ge=1
@@ -242,7 +240,7 @@ class RescueRequest(SolutionRequest):
     goal: Literal["right", "wrong"] | None = argument(
         "what the swaps shall make of the answer; by default the opposite of what the solution is"
     )
-    budget: int = argument("tokens that the search may generate, at most", Most("budget"), default=20_000, ge=1)
+    budget: Count = argument("tokens that the search may generate, at most", Most("budget"), default=20_000)
     most_swaps: Swaps = argument("how many swaps a rescue may need, at most: 1 to 4", Flag("--swaps"), default=3)
     seed: Seed = argument("seed of the solutions that are sampled for comparison", default=0)
     brief: Brief = False
