@@ -1,4 +1,4 @@
-"""`rmx bench public`: many visitors at once on a public site while a run trains; every result is checked.
+"""`rmx bench public`: many visitors at once on a public site; every result is checked. With `mini` a run trains too.
 
 Each visitor behaves like an open page over HTTP, and compares what it gets with a cold run. They speak the page's own
 protocol (queue, event stream, questions), so what they meet is what a browser meets.
@@ -328,6 +328,7 @@ def has_tokens(data: list[Any]) -> bool:
 
 
 PROBLEMS, SEEDS, MAX_NEW = 30, (1, 2), 200
+SLOW_PROBLEMS, SLOW_SEEDS, SLOW_NEW = 6, (1,), 64  # of any other model, whose cold runs take minutes
 EVERY = 5.0  # seconds between two looks at the app's memory
 START = 120.0  # seconds that the app may take to answer
 DOWN = 45.0  # seconds around a kill in which lost connections are no errors
@@ -337,16 +338,17 @@ WARM = 0.25  # share of the time after which memory should no longer grow
 class AppProcess:
     """The app in a process of its own, public, with a folder of runs."""
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, model: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.url, self.runs = f"http://127.0.0.1:{self.port}", runs
+        self.url, self.runs, self.model = f"http://127.0.0.1:{self.port}", runs, model
         self.log = runs / "app.log"
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
         """Start it and wait until it answers; RmxError where it does not."""
         environment = os.environ | {"RMX_PUBLIC": "1", "RMX_RUNS": str(self.runs), "RMX_LOG": "requests"}
+        environment |= {"RMX_MODEL": self.model}
         words = [sys.executable, "-m", "rmx", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -376,11 +378,19 @@ class AppProcess:
         return float(text.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def bench_public(clients: int = 32, minutes: float = 5.0, kill: bool = False) -> dict[str, Any]:
-    """Errors, wrong results, waits and memory of `clients` visitors over `minutes`."""
+def bench_public(
+    clients: int = 32, minutes: float = 5.0, kill: bool = False, model: str | None = None
+) -> dict[str, Any]:
+    """Errors, wrong results, waits and memory of `clients` visitors over `minutes`.
+
+    Args:
+        model: the app's; None: mini.
+    """
+    name = model or "mini"
+    count, seeds, most = (PROBLEMS, SEEDS, MAX_NEW) if name == "mini" else (SLOW_PROBLEMS, SLOW_SEEDS, SLOW_NEW)
     with tempfile.TemporaryDirectory(prefix="rmx-public-") as folder:
-        site, store = AppProcess(Path(folder)), RunStore(Path(folder))
-        tasks = make_tasks(load("mini", device="cpu"), load_set("mini")[:PROBLEMS], SEEDS, MAX_NEW)
+        site, store = AppProcess(Path(folder), name), RunStore(Path(folder))
+        tasks = make_tasks(load(name, device="cpu"), load_set("mini")[:count], seeds, most)
         site.start()
         try:
             return asyncio.run(_visited(site, store, tasks, clients, 60 * minutes, kill))
@@ -397,7 +407,7 @@ async def _visited(
     tally, config = VisitTally(), httpx.get(f"{site.url}/config", timeout=60).json()
     began, until = time.monotonic(), time.monotonic() + seconds
     watch = asyncio.create_task(_watch(site, began, until))
-    train = asyncio.create_task(_train(store, until))
+    train = asyncio.create_task(_train(store, until if site.model == "mini" else began))
     crash = asyncio.create_task(_crash(site, store, tally, began + seconds / 2)) if kill else None
     await asyncio.gather(*(FakeVisitor(site.url, config, tasks, i, tally).stay(until) for i in range(clients)))
     memory, trained = await watch, await train

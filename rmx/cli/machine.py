@@ -126,7 +126,7 @@ def _bench(args: argparse.Namespace) -> None:
     if asked.what == "public":
         from rmx.bench.public import bench_public
 
-        found = bench_public(asked.clients, asked.minutes, asked.kill)
+        found = bench_public(asked.clients, asked.minutes, asked.kill, asked.model)
         hidden = {"memory"}
     else:
         from rmx.bench.run import run

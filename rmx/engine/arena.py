@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.engine.capture import CapturedPass
-from rmx.engine.engine import Engine, base_network
+from rmx.engine.engine import Engine, RowAdapters, base_network
 from rmx.records import Step
 
 WIDTH = 64  # positions by which the width of a pass grows
@@ -53,6 +53,7 @@ class Arena:
         self._cache: Any = None
         self._capacity = 0
         self._made = 0  # how often its tensors were made anew
+        self.adapters = RowAdapters((None,))  # of its rows; the caller switches them on before a pass
         self._pass = CapturedPass(engine.recorder)
 
     @property
@@ -136,14 +137,11 @@ class Arena:
         return moves
 
     @torch.inference_mode()
-    def feed(self, tokens: Mapping[int, Sequence[int]], switches: int = 0) -> Tensor:
+    def feed(self, tokens: Mapping[int, Sequence[int]]) -> Tensor:
         """Append tokens to some rows, slot -> tokens; returns logits (slots, V) of the next of theirs.
 
         Rows with fewer tokens than others are padded in front. What a row is padded with is written behind its end,
         where its next token will be written; so is what is computed of a row that sits the pass out.
-
-        Args:
-            switches: how often the adapters that are on have changed.
         """
         device, n = self._engine.device, max(map(len, tokens.values()))
         ids, positions = [], []
@@ -156,7 +154,8 @@ class Arena:
                 self.lengths[slot] = end
         width = wide(max(map(max, positions)) + 1)
         self._widen(width)
-        key = self.slots, n, width, self._made, switches
+        # Adapters that are off for a while are then what they were. Where weights change the prefixes are cleared.
+        key = self.slots, n, width, self._made, self.adapters.keys, self._engine.prefixes.cleared
         inputs = torch.tensor(ids, device=device), torch.tensor(positions, device=device)
         return self._pass(key, inputs, partial(self._compute, width))
 

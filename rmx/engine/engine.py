@@ -217,13 +217,13 @@ class Engine:
             return _swapped(self.biases[name])
         return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
 
-    def switched_by_row(self, adapters: Sequence[str | None]) -> AbstractContextManager[Any]:
-        """Each row of a batch under an adapter of its own, None for the base, for the length of a `with` block.
+    def switched_by_row(self, adapters: "RowAdapters") -> AbstractContextManager[Any]:
+        """Each row of a batch under an adapter of its own for the length of a `with` block.
 
         Args:
-            adapters: keys of plain LoRAs: others do not scale linearly.
+            adapters: base and plain LoRAs: others do not scale linearly.
         """
-        for adapter in adapters:
+        for adapter in adapters.keys:
             self.check_adapter(adapter)
         return _scaled_by_row(self.model, adapters)
 
@@ -500,6 +500,28 @@ class Using:
             switched.__exit__(*(error or (None, None, None)))
 
 
+@dataclass(frozen=True, eq=False)
+class RowAdapters:
+    """The adapter of each row of a batch, or the one of all.
+
+    Args:
+        keys: see `Engine.using`; None: the base.
+        tensors: made as they are needed. A recorded pass reads these very tensors, so they are kept with it.
+    """
+
+    keys: tuple[str | None, ...]
+    tensors: dict[tuple[str, float, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def scaling(self, name: str, scale: float, like: Tensor) -> Tensor:
+        """What the output of a LoRA is multiplied by in each row, (rows, 1, 1): `scale` by its strength there."""
+        key = name, scale, like.dtype
+        if key not in self.tensors:
+            parts = [(None, 0.0) if key is None else split_key(key) for key in self.keys]
+            own = [scale * strength if name == of else 0.0 for of, strength in parts]
+            self.tensors[key] = torch.tensor(own, dtype=like.dtype, device=like.device)[:, None, None]
+        return self.tensors[key]
+
+
 @dataclass(frozen=True)
 class HeldEngines:
     """Engines that are held together, in the order in which their turns are always taken, and the adapters in use on
@@ -565,19 +587,16 @@ def _scaled(model: Any, name: str, strength: float) -> Iterator[None]:
 
 
 @contextmanager
-def _scaled_by_row(model: Any, adapters: Sequence[str | None]) -> Iterator[None]:
+def _scaled_by_row(model: Any, adapters: RowAdapters) -> Iterator[None]:
     """Several LoRAs on at once, each with a strength for every row, which is 0 in the rows that are not its own."""
-    parts = [(None, 0.0) if key is None else split_key(key) for key in adapters]
-    names = sorted({name for name, _ in parts if name is not None})
+    names = sorted({split_key(key)[0] for key in adapters.keys if key is not None})
     active = model.active_adapter
     places = [(layer, name) for layer in lora_layers(model) for name in names if name in layer.scaling]
     before = [layer.scaling[name] for layer, name in places]
     try:
         model.base_model.set_adapter(names)
         for (layer, name), scale in zip(places, before, strict=True):
-            own = [scale * strength if name == of else 0.0 for of, strength in parts]
-            like = next(layer.parameters())
-            layer.scaling[name] = torch.tensor(own, dtype=like.dtype, device=like.device)[:, None, None]
+            layer.scaling[name] = adapters.scaling(name, scale, next(layer.parameters()))
         yield
     finally:
         for (layer, name), scale in zip(places, before, strict=True):

@@ -10,6 +10,7 @@ only a few turns of a kind are begun at the same time: the others wait until one
 
 A turn is one ticket's alone, or it is shared: streams that the scheduler steps together hold the engine at the same
 time. A shared ticket joins such a turn whenever one is under way and a seat is free; all of them give way together.
+With many visitors a shared turn may never end by itself, so others get a share of its time (`SHARED_TIMES`).
 """
 
 import threading
@@ -24,15 +25,16 @@ from typing import TypeVar
 
 from rmx.errors import Busy
 
-SLICE = 0.25  # seconds that a holder has before it gives way
+SLICE = 0.1  # seconds that a holder has before it gives way
 LOOK = 0.05  # seconds between two looks at whether it should
 POLL = 0.25  # seconds between two looks at whether who waits was called off
-RISE = 10.0  # seconds of waiting that count as one kind
+RISE = 2.0  # seconds of waiting that count as one kind
 HALF_LIFE = 30.0  # seconds after which what somebody had counts half
 MOST_KNOWN = 20_000  # addresses, and owners, whose use is remembered
 MOST_BEGUN, BEGUN_EACH = 12, 3  # turns of one kind begun and not ended: of all, of one address
 SEATS, SEATS_EACH = 32, 8  # shared tickets begun and not ended: of all, of one owner
-SHARED_WAIT = 1.0  # seconds after which a shared turn, which may never end, gives way to work of its kind
+SHARED_TIMES = (2, 2, 8)  # a shared turn lasts so many times as long as what it gives way to, by the kind of that
+LONG = 1.0  # seconds that count at most: work that nobody waited for may have taken longer
 SEAT_BYTES = 512 << 20  # of keys and values that the shared tickets of one engine may take; one may always begin
 ENDING = -1_000_000  # the kind of a ticket that goes before all others
 SMOOTH = 0.2  # weight of the newest turn in the mean length of a turn
@@ -119,6 +121,9 @@ class FairQueue:
         self._addresses, self._owners = Usage(), Usage()
         self._came = 0  # tickets so far
         self._mean: float | None = None  # seconds that a turn takes, lately
+        self._began = 0.0  # when the turn of the holders began
+        self._alone = SLICE  # seconds that the latest turn took that was not shared
+        self._due: Ticket | None = None  # to which a shared turn gives way
         self._closed = False
 
     def waiting(self) -> int:
@@ -198,29 +203,24 @@ class FairQueue:
     def overdue(self) -> bool:
         """Whether the holder, who asks, has had its slice and somebody waits who goes before it.
 
-        Where a turn is shared, one of those who share it asks for all of them.
+        Where a turn is shared, one of those who share it asks for all of them; they give way once they have had their
+        share of the time, whatever the kind of who waits.
         """
         holders, now = self._holders, time.monotonic()
         if len(self._line) <= len(holders) or not holders:
             return False
         with self._changed:
-            if now - min(t.since for t in holders) < SLICE or now - min(t.counted for t in holders) < LOOK:
+            if now - self._began < SLICE or now - min(t.counted for t in holders) < LOOK:
                 return False
             self._count(now)
-            ranks = [self._rank(t, now) for t in holders]
-            group = (
-                min(r[0] for r in ranks),
-                max(r[1] for r in ranks),
-                max(r[2] for r in ranks),
-                max(r[3] for r in ranks),
-            )
+            waiting = [t for t in self._able() if t not in holders]
             if not holders[0].shared:
-                return any(self._rank(t, now) < group for t in self._able() if t not in holders)
-            return any(
-                self._rank(t, now) < group or (t.who.kind <= group[0] and now - t.came >= SHARED_WAIT)
-                for t in self._able()
-                if not t.shared
-            )
+                mine = self._rank(holders[0], now)
+                return any(self._rank(t, now) < mine for t in waiting)
+            first, share = min(t.who.kind for t in holders), (now - self._began) / max(SLICE, self._alone)
+            due = [t for t in waiting if not t.shared and (t.who.kind < first or share >= SHARED_TIMES[t.who.kind])]
+            self._due = min(due, key=lambda t: self._rank(t, now), default=None)
+            return self._due is not None
 
     def hurry(self, ticket: Ticket) -> None:
         """Let the next turn be this ticket's: its work was called off, and all it does with it is to end."""
@@ -251,7 +251,8 @@ class FairQueue:
     def _rank(self, ticket: Ticket, now: float) -> tuple[int, float, float, int]:
         """The lowest goes first."""
         who = ticket.who
-        kind = ENDING if ticket.ending else who.kind - int((now - ticket.came) / RISE)
+        first = ticket.ending or ticket is self._due
+        kind = ENDING if first else who.kind - int((now - ticket.came) / RISE)
         return kind, self._addresses.of(who.address, now), self._owners.of(who.owner, now), ticket.number
 
     def _able(self) -> list[Ticket]:
@@ -282,6 +283,8 @@ class FairQueue:
             first = min(free, key=lambda t: self._rank(t, now))
             if self._holders:
                 self._count(now)
+            else:
+                self._began, self._due = now, None
             self._holders.append(first)
             first.begun, first.since, first.counted = True, now, now
 
@@ -299,6 +302,8 @@ class FairQueue:
         self._count(now)
         for ticket in tickets:
             held = now - ticket.since
+            if not ticket.shared:
+                self._alone = min(held, LONG)
             self._mean = held if self._mean is None else (1 - SMOOTH) * self._mean + SMOOTH * held
             self._holders.remove(ticket)
         self._call()

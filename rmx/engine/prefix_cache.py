@@ -42,6 +42,7 @@ class PrefixCache:
         self._read_heads: OrderedDict[tuple[str | None, tuple[int, ...]], Saved] = OrderedDict()
         self._saved: OrderedDict[int, Saved] = OrderedDict()
         self._next = 0
+        self.cleared = 0  # how often something was forgotten since its weights are gone or others
         self._lock = threading.Lock()
 
     @property
@@ -113,6 +114,7 @@ class PrefixCache:
     def forget(self, where: Callable[[str | None], bool]) -> None:
         """Forget all that was computed under the adapters for whose keys `where` is true."""
         with self._lock:
+            self.cleared += 1
             everything: tuple[OrderedDict[Any, Saved], ...] = self._saved, self._read_heads
             for kept in everything:
                 for key in [k for k, s in kept.items() if where(s.adapter)]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rmx.engine.arena import Arena, takes_rows
-from rmx.engine.engine import Engine, Stream
+from rmx.engine.engine import Engine, RowAdapters, Stream
 from rmx.records import StepPath
 
 
@@ -28,8 +28,7 @@ class RowSet:
         self.fits = takes_rows(engine)
         self._arenas: dict[str | None, Arena] = {}  # by the adapter that is switched on; None: adapters by row
         self._slots: dict[Stream, tuple[Arena, int]] = {}
-        self._switched: tuple[Any, AbstractContextManager[Any]] | None = None  # whose adapters the network has on
-        self._switches = 0
+        self._switched: tuple[RowAdapters, AbstractContextManager[Any]] | None = None  # what the network has on
         self._reader: Arena | None = None  # in which prompts are read together
         self.path: StepPath | None = None  # of the latest step
 
@@ -112,16 +111,17 @@ class RowSet:
             seated: whose slot each is.
         """
         like = next(iter(seated.values()))
-        if self.kind(like) is None:
-            self._switch(*(seated.get(slot, like).adapter for slot in range(arena.slots)))
-        else:
-            self._switch(like.adapter)
-        return arena.feed(tokens, self._switches)
+        each = tuple(seated.get(slot, like).adapter for slot in range(arena.slots))
+        keys = each if self.kind(like) is None and len(set(each)) > 1 else (like.adapter,)
+        if arena.adapters.keys != keys:
+            arena.adapters = RowAdapters(keys)
+        self._switch(arena.adapters)
+        return arena.feed(tokens)
 
     def feed_alone(self, stream: Stream, tokens: Sequence[int]) -> Tensor:
         """Append tokens to one stream as a cold run does it, by a pass with its own cache; logits (V,) of the next."""
         self.take_out(stream)
-        self._switch(stream.adapter)
+        self.reading(stream.adapter)
         self.path = StepPath("eager" if self.fits else "general", 1)
         return stream.read(tokens)[-1]
 
@@ -158,18 +158,17 @@ class RowSet:
 
     def reading(self, adapter: str | None) -> None:
         """Have the network compute under one adapter, for a pass that is not one of rows."""
-        self._switch(adapter)
+        self._switch(RowAdapters((adapter,)))
 
-    def _switch(self, *adapters: str | None) -> None:
+    def _switch(self, wanted: RowAdapters) -> None:
         """Have the network compute under one adapter, or each row under its own."""
-        wanted = adapters if len(set(adapters)) > 1 else adapters[:1]
-        if self._switched is not None and self._switched[0] == wanted:
+        one, now = len(wanted.keys) == 1, self._switched[0] if self._switched is not None else None
+        if now is not None and (now is wanted or (one and now.keys == wanted.keys)):
             return
         self.leave()
-        switched = self._engine.switched_by_row(wanted) if len(wanted) > 1 else self._engine.switched(wanted[0])
+        switched = self._engine.switched(wanted.keys[0]) if one else self._engine.switched_by_row(wanted)
         switched.__enter__()
         self._switched = wanted, switched
-        self._switches += 1
 
     def leave(self, *_: Any) -> None:
         """Switch the adapters back to what they were."""

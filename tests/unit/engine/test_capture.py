@@ -8,6 +8,8 @@ import torch
 from rmx.arguments import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.capture import SEEN, CapturedPass
+from rmx.engine.engine import lora_layers
+from rmx.engine.scheduler import scheduler_of
 from rmx.explore.generate import Generation, Job
 from rmx.records import StepPath
 
@@ -105,5 +107,42 @@ def test_strengths_that_change_are_recorded_anew(rl):
                 assert one.trace().ids == cold.ids[: len(one.tokens)]
         assert engine.recorder.recorded >= 3
         assert engine.recorder.replayed > 30
+    finally:
+        engine.recorder = None
+
+
+def test_a_recording_outlives_others_who_have_the_engine_in_between_and_reads_the_tensors_it_was_made_with(rl):
+    engine, adapter = rl.base.engine, rl.adapter
+
+    class Strict(Replay):
+        """As a CUDA graph it knows nothing but the tensors of the recording."""
+
+        def record(self, work):
+            replay, result = super().record(work)
+            read = self.strengths()
+
+            def checked():
+                assert all(now is then for now, then in zip(self.strengths(), read, strict=True))
+                replay()
+
+            return checked, result
+
+        def strengths(self):
+            return [layer.scaling[adapter] for layer in lora_layers(engine.model)]
+
+    def recorded(between, steps=range(100)):
+        engine.recorder = Strict()
+        ids = tuple(rl.base.prompt_ids("Tom has 5 pens and buys 4 more. How many?"))
+        made = [Generation(rl.base, Job(ids, Sampling(max_new_tokens=30), 1.0, key)) for key in (None, adapter)]
+        for i, _ in enumerate(zip(*made, strict=False)):
+            if i in steps:
+                between()
+        assert engine.recorder.replayed > 20
+        return engine.recorder.recorded
+
+    try:
+        plain = recorded(lambda: None)
+        assert recorded(scheduler_of(engine)._decoder.rows.leave) == plain  # before others have their turn
+        assert recorded(engine.prefixes.clear, steps=[12]) > plain  # as where weights have changed
     finally:
         engine.recorder = None

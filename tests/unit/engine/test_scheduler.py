@@ -14,7 +14,7 @@ from rmx.engine import decoder, fair_queue
 from rmx.engine.arena import WIDTH, Arena, row_step, takes_rows
 from rmx.engine.batch import continue_batch
 from rmx.engine.decoder import AHEAD, Decoder, Decoding, Prefix
-from rmx.engine.engine import lora_layers
+from rmx.engine.engine import RowAdapters, lora_layers
 from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.engine.scheduler import scheduler_of
 from rmx.errors import ModelError
@@ -129,7 +129,7 @@ def test_rows_at_strength_0_are_those_of_a_network_that_never_saw_an_adapter_to_
         with switched:
             return arena.feed(fed)
 
-    mixed = step(keys, engine.switched_by_row(keys))
+    mixed = step(keys, engine.switched_by_row(RowAdapters(tuple(keys))))
     untouched = arena_of(mini.engine, texts, [None] * 4).feed(fed)
     assert torch.equal(mixed[0], untouched[0])
     assert torch.equal(mixed[3], untouched[3])
@@ -146,7 +146,7 @@ def test_the_step_traces_as_one_graph(rl):
     for layer in arena._cache.layers:
         layer.show(WIDTH, positions)
     arguments = (engine, torch.tensor([[4], [5]]), positions, torch.arange(WIDTH), arena._cache)
-    with torch.inference_mode(), engine.switched_by_row(keys):
+    with torch.inference_mode(), engine.switched_by_row(RowAdapters(tuple(keys))):
         expected = row_step(*arguments)
         found = torch.compile(row_step, fullgraph=True, backend="eager")(*arguments)
     assert torch.equal(found, expected)
@@ -407,24 +407,50 @@ def test_who_shares_gives_way_together_and_each_counts_its_part(monkeypatch):
     assert queue.holds(b)
 
 
-def test_a_shared_turn_does_not_keep_work_of_its_kind_waiting_for_an_end_that_never_comes(monkeypatch):
+@pytest.mark.parametrize(
+    ("kinds", "shares"),
+    [
+        ((Kind.WATCHED,), (1 / 3,)),  # a question about a text
+        ((Kind.MEASURED,), (1 / 3,)),
+        ((Kind.BULK,), (1 / 9,)),
+        ((Kind.MEASURED, Kind.MEASURED), (1 / 6, 1 / 6)),
+        ((Kind.MEASURED, Kind.BULK), (0.32, 0.02)),  # the other kind is not forgotten
+    ],
+)
+def test_a_shared_turn_that_never_ends_gives_others_a_share_of_the_time(kinds, shares, monkeypatch):
     """Also where whoever asks has had most: streams of others may join for ever."""
+    clock, step = [0.0], 0.02
+    monkeypatch.setattr(fair_queue.time, "monotonic", lambda: clock[0])
+    queue, had = FairQueue(), dict.fromkeys(range(len(kinds)), 0.0)
+    for name in ("anna", "ben"):
+        seat(queue, name)
+    others = []
+    for i, kind in enumerate(kinds):
+        with as_owner(RequestOwner(f"visitor {i}", f"address {i}", kind)):
+            others.append(queue.enter())
+    while clock[0] < 120.0:
+        clock[0] += step
+        for i, ticket in enumerate(others):
+            had[i] += step * queue.holds(ticket)
+        if queue.overdue():
+            for ticket in queue.step_back():
+                queue.rejoin(ticket)
+    for i, share in enumerate(shares):
+        assert had[i] / clock[0] == pytest.approx(share, rel=0.25)
+
+
+def test_streams_of_bulk_work_give_way_to_what_is_watched_at_once(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(fair_queue.time, "monotonic", lambda: clock[0])
     queue = FairQueue()
-    seat(queue, "anna")
-    seat(queue, "ben")
-    with as_owner("anna"):
+    with as_owner(RequestOwner("anna", kind=Kind.BULK)):
+        queue.enter(0)
+    with as_owner("ben"):
         question = queue.enter()
-    with as_owner(RequestOwner("carl", kind=Kind.MEASURED)):
-        queue.enter()
-    clock[0] = 0.9
-    assert not queue.overdue()
-    clock[0] = 1.1
+    clock[0] = 1.01 * fair_queue.SLICE
     assert queue.overdue()
-    queue.leave(question)
-    clock[0] = 1.9
-    assert not queue.overdue()  # what is measured waits longer
+    queue.step_back()
+    assert queue.holds(question)
 
 
 def arrive_together(engine, prefixes, owners, monkeypatch, **options):

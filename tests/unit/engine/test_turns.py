@@ -247,7 +247,7 @@ def test_a_holder_gives_way_after_its_slice_to_who_had_less_and_not_to_its_own(c
     assert not turns.overdue()  # its own come after it
     polite = enter(turns, "ben", "here")
     assert not turns.overdue()  # it has looked just now
-    clock.now += LOOK
+    clock.now += 1.01 * LOOK
     assert turns.overdue()
     assert give_way(turns) is first
     assert (turns.wait(polite, 0.0), turns.wait(first, 0.0), turns.wait(second, 0.0)) == (0, 1, 2)
