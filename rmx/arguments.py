@@ -67,18 +67,18 @@ Seed = Annotated[int, argument("seed of all random draws", ge=0, le=LARGEST)]
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
-Kind = TypeVar("Kind")
+Made = TypeVar("Made")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field, field))
-def settings(kind: type[Kind]) -> type[Kind]:
-    """Make a child of `Settings` a frozen dataclass."""
+def checked(kind: type[Made]) -> type[Made]:
+    """Make a child of `Checked` a frozen dataclass."""
     made: Any = checked_dataclass(frozen=True, config=STRICT)(kind)
     return made  # type: ignore[no-any-return]
 
 
-@settings
-class Settings:
+@checked
+class Checked:
     """Values that are checked when they are made, by the types and bounds of their fields.
 
     Raises:
@@ -96,8 +96,8 @@ class Settings:
             raise cls.fault(refusal(cls, error)) from None
 
 
-@settings
-class Sampling(Settings):
+@checked
+class Sampling(Checked):
     """How tokens are chosen. Temperature 0 is greedy; top-p keeps the token that crosses the threshold."""
 
     temperature: Temperature = 0.0

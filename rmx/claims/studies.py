@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from rmx.arguments import MOST_SAMPLES as MOST_SAMPLES
-from rmx.arguments import Count, Samples, Settings, settings
+from rmx.arguments import Checked, Count, Samples, checked
 from rmx.claims.claim import StudyName, Subject
 from rmx.claims.from_runs import read_runs
 from rmx.compare.controls import check_loaded
@@ -34,8 +34,8 @@ from rmx.runs.store import RunStore
 from rmx.zerogpu.calls import remote_of
 
 
-@settings
-class ClaimOptions(Settings):
+@checked
+class ClaimOptions(Checked):
     """What is asked beside the pair; RmxError for a number that cannot be used."""
 
     pair: PairOptions

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rmx.arguments import Count, Sampling, Seed, Settings, settings
+from rmx.arguments import Checked, Count, Sampling, Seed, checked
 from rmx.compare.controls import check_base, placebo_pair, shape_noise
 from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, places_of
 from rmx.config import TOP_SHOWN
@@ -280,8 +280,8 @@ def largest(shifts: Sequence[Shift], count: int = 12) -> list[Shift]:
 # -- A pair and its problems, as verbs and pages name them, and the document of one map -------------------------------
 
 
-@settings
-class PairOptions(Settings):
+@checked
+class PairOptions(Checked):
     """A base, what it is compared with, and the problems that both are asked."""
 
     model: str = "mini"

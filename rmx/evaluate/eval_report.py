@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rmx.arguments import Count, Draws, Seed, Settings, Temperature, TopP, settings
+from rmx.arguments import Checked, Count, Draws, Seed, Temperature, TopP, checked
 from rmx.compare.controls import BaseCheck
 from rmx.data.problem_sets import SETS, load_set, split_name
 from rmx.errors import ProblemError, RmxError
@@ -39,8 +39,8 @@ from rmx.stats.text import points
 from rmx.train.probe import device_name
 
 
-@settings
-class EvalConfig(Settings):
+@checked
+class EvalConfig(Checked):
     """Settings shared by all models of an evaluation. The defaults of the draws are the paper's."""
 
     n: Draws = 16  # samples per problem; 0: greedy only

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from rmx.arguments import Count, Halves, Sampling, Seed, Settings, settings
+from rmx.arguments import Checked, Count, Halves, Sampling, Seed, checked
 from rmx.config import NEW_TOKENS, check_tau
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError
@@ -36,8 +36,8 @@ from rmx.storage.safe_files import LineStore
 Ended = Literal["cancelled", "budget"] | None
 
 
-@settings
-class LocatorConfig(Settings):
+@checked
+class LocatorConfig(Checked):
     """How much to sample, and what counts as deciding."""
 
     samples: Halves = 16  # of the chosen token and of each alternative; even

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rmx.arguments import Count, Sampling, Seed, Settings, Share, TopP, Warm, settings
+from rmx.arguments import Checked, Count, Sampling, Seed, Share, TopP, Warm, checked
 from rmx.config import NEW_TOKENS, TOP_KEPT, TOP_SHOWN
 from rmx.engine.batch import decode_steps
 from rmx.engine.fair_queue import never
@@ -28,8 +28,8 @@ from rmx.zerogpu.calls import decoding, on_gpu_worker, with_alternatives_at
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 
 
-@settings
-class OutcomeConfig(Settings):
+@checked
+class OutcomeConfig(Checked):
     """How much to sample, and when it is enough."""
 
     samples: Count = 64  # of each alternative, at most

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal
 
-from rmx.arguments import Count, Sampling, Seed, Settings, Swaps, settings
+from rmx.arguments import Checked, Count, Sampling, Seed, Swaps, checked
 from rmx.config import NEW_TOKENS, TOP_SHOWN
 from rmx.engine.batch import decode_steps
 from rmx.engine.fair_queue import never
@@ -34,8 +34,8 @@ NOTE = (
 )
 
 
-@settings
-class RescueConfig(Settings):
+@checked
+class RescueConfig(Checked):
     """What to search for, and how much to spend on it."""
 
     goal: Goal | None = None  # None: the opposite of what the solution is

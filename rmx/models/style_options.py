@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rmx.arguments import Settings, settings
+from rmx.arguments import Checked, checked
 from rmx.errors import PromptError
 from rmx.prompt_styles import OWN, STYLES, AnswerRule, PromptStyle
 from rmx.records import as_json
@@ -106,8 +106,8 @@ MOST_TEXT = 20_000  # characters of a system line or a template
 RECORDED = ("style", "system", "template", "template_file", "thinking", "stops", "answers")  # in the order of files
 
 
-@settings
-class StyleOptions(Settings):
+@checked
+class StyleOptions(Checked):
     """What is asked of the prompt, or PromptError; what is None stays as the model's family has it."""
 
     fault = PromptError

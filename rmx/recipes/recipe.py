@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from rmx.arguments import Count, Settings, argument, arguments_of, hints_of, settings
+from rmx.arguments import Checked, Count, argument, arguments_of, checked, hints_of
 from rmx.errors import RmxError
 from rmx.models.style_options import write_options
 
@@ -46,8 +46,8 @@ Tf32 = Annotated[
 ]
 
 
-@settings
-class Section(Settings):
+@checked
+class Section(Checked):
     """Settings that may hold others; no two of them share a field's name."""
 
     def flat(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def help_of(kind: Any) -> dict[str, str]:
     return found
 
 
-@settings
+@checked
 class RolloutConfig(Section):
     """What is sampled from the frozen base."""
 
@@ -112,7 +112,7 @@ class RolloutConfig(Section):
     max_new_tokens: Count = argument("upper bound of a rollout, in tokens", default=8192)
 
 
-@settings
+@checked
 class SelectionConfig(Section):
     """Which rollouts teach: problems at the edge of competence, without the longest rollouts."""
 
@@ -120,7 +120,7 @@ class SelectionConfig(Section):
     trim: Share = argument("share of the rollouts to train on, the shortest first", default=0.8)
 
 
-@settings
+@checked
 class GateConfig(Section):
     """Which tokens are decisions. Neither tau nor tau_share: the model's own threshold."""
 
@@ -137,7 +137,7 @@ class GateConfig(Section):
             raise RmxError("Give tau or tau_share, not both.")
 
 
-@settings
+@checked
 class LossConfig(Section):
     """The two terms of the loss and how they are averaged."""
 
@@ -160,7 +160,7 @@ class LossConfig(Section):
     weigh_problems: bool = argument("give each problem the same weight", default=False)
 
 
-@settings
+@checked
 class AdapterConfig(Section):
     """The LoRA that is trained."""
 
@@ -174,7 +174,7 @@ class AdapterConfig(Section):
             raise RmxError("targets must name at least one kind of layer, such as q_proj.")
 
 
-@settings
+@checked
 class OptimConfig(Section):
     """Optimizer, schedule and batches."""
 
@@ -199,7 +199,7 @@ class OptimConfig(Section):
     tf32: Tf32 = False
 
 
-@settings
+@checked
 class CheckConfig(Section):
     """What is looked at while it trains, on problems of the validation split."""
 
@@ -214,7 +214,7 @@ class CheckConfig(Section):
     )
 
 
-@settings
+@checked
 class Recipe(Section):
     """Everything that a run's outcome depends on, beside the model and the problems."""
 
@@ -261,7 +261,7 @@ def write_flags(recipe: Section, start: Section) -> list[str]:
 # -- distillation ------------------------------------------------------------------------------------------------------
 
 
-@settings
+@checked
 class DistillRecipe(Section):
     """Every choice that the adapter depends on, beside the models and the problems.
 
