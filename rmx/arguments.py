@@ -137,8 +137,10 @@ def arguments_of(kind: Any) -> dict[str, FieldInfo]:
 def refusal(kind: type, error: ValidationError, called: Callable[[str], str] = str) -> str:
     """The sentence for the first thing that is wrong; `called` says how a field is called in it."""
     first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return f"{shown(first['input'])} is no {kind.__name__}."
     name = str(first["loc"][0])
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if name not in arguments_of(kind):
         return f"There is no argument {shown(name)}. Known: {', '.join(arguments_of(kind))}."
     if first["type"] == "string_too_long":
         return too_long(called(name), first["input"], first["ctx"]["max_length"])
@@ -169,9 +171,10 @@ def _taken(owner: type, name: str) -> str:
         bool: "true or false",
         list[str]: "a list of texts",
         tuple[str, ...]: "a list of texts",
+        tuple[int, ...]: "a list of whole numbers",
         list[int]: "a list of whole numbers from 0 to 2^31 - 1",
     }
-    return words[kind]
+    return words.get(kind) or f"a {kind.__name__}"
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -44,7 +44,7 @@ class EvalConfig(Checked):
     """Settings shared by all models of an evaluation. The defaults of the draws are the paper's."""
 
     n: Draws = 16  # samples per problem; 0: greedy only
-    k: tuple[Count, ...] = ()  # tries of pass@k; () means 1, 2, 4 ... n
+    k: tuple[int, ...] = ()  # tries of pass@k; () means 1, 2, 4 ... n
     temperature: Temperature = 0.6
     top_p: TopP = 0.95
     seed: Seed = 0
@@ -58,7 +58,7 @@ class EvalConfig(Checked):
             raise RmxError("Samples at temperature 0 are all the same. Raise it, or ask for no samples (n = 0).")
         object.__setattr__(self, "k", tuple(sorted(set(self.k))) or powers(self.n))
         for k in self.k:
-            if k > max(self.n, 1):
+            if not 1 <= k <= max(self.n, 1):
                 raise RmxError(f"pass@k needs k from 1 to the number of samples, {self.n}; got {k}.")
 
     def json(self) -> dict[str, Any]:

@@ -306,6 +306,8 @@ def test_ks() -> None:
         ({"n": 257}, "n must be a whole number from 0 to 256; got 257"),
         ({"n": -1}, "0 to 256"),
         ({"n": 4, "k": (8,)}, "from 1 to the number of samples, 4"),
+        ({"n": 4, "k": (0,)}, "from 1 to the number of samples, 4"),
+        ({"n": 4, "k": (True,)}, "k must be a list of whole numbers; got True"),
         ({"n": 4, "temperature": 0.0}, "are all the same"),
         ({"n": 0, "greedy": False}, "Nothing to evaluate"),
         ({"top_p": 0.0}, "top_p must be a number above 0 and at most 1; got 0.0"),
