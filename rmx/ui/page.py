@@ -14,6 +14,7 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
+from rmx.ui.server.late_tabs import build_late
 from rmx.ui.server.page_files import TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.settings import Settings
@@ -81,10 +82,13 @@ def build_app(
             with gr.Tab("Compare", id="compare") as page:
                 compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page, owners.key_of)
             with gr.Tab("Train", id="train") as page:
+                build_late(demo)
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
+                build_late(demo)
                 evaluate = build_evaluate_tab(evaluator, settings, page, owners)
             with gr.Tab("Claims", id="claims"):
+                build_late(demo)
                 claims = build_claims_tab(Claims(workspace), settings, owners.key_of)
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)

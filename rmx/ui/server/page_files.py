@@ -23,6 +23,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
+from rmx.ui.server.gradio_files import FirstFiles
 from rmx.ui.views import BASE, FILES, VERSION, modules_of, styles_of
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
@@ -128,8 +129,12 @@ PLAIN = (
 _CARD = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # gradio's, twice
 
 
-def add_page_files(api: fastapi.FastAPI) -> None:
+def add_page_files(api: fastapi.FastAPI, first: FirstFiles) -> None:
     """Add `GET /assets/ui/{version}/{path}`: a file of this version, to be kept for ever; 404 at any other address."""
+
+    @api.api_route(f"/{first.path}", methods=["GET", "HEAD"])
+    def first_style() -> Response:
+        return Response(first.style, media_type=MEDIA["css"], headers=FOREVER)
 
     @api.api_route("/assets/ui/{version}/{path:path}", methods=["GET", "HEAD"])
     def page_file(version: str, path: str) -> Response:
@@ -138,13 +143,13 @@ def add_page_files(api: fastapi.FastAPI) -> None:
         return Response(FILES[path], media_type=MEDIA[path.rpartition(".")[2]], headers=FOREVER)
 
 
-def link_first_tab() -> None:
+def link_first_tab(first: FirstFiles) -> None:
     """Put the tags of what the first tab needs into gradio's page, whose own `head` comes after all is drawn; and
     what other sites show of a link to the page, in place of gradio's advertisement."""
     templates = FileSystemLoader(vars(gradio.routes)["STATIC_TEMPLATE_LIB"])
     environment = gradio.routes.templates.env
     source = _CARD.sub("", templates.get_source(environment, PAGE)[0])
-    page = source.replace("</head>", "".join((*card_tags(), *first_tags())) + "</head>")
+    page = source.replace("</head>", "".join((*card_tags(), *first_tags(first))) + "</head>")
     environment.loader = ChoiceLoader([DictLoader({PAGE: page}), templates])
 
 
@@ -161,9 +166,10 @@ def card_tags() -> Iterator[str]:
     yield f'<meta name="description" content="{ABOUT}">'
 
 
-def first_tags() -> Iterator[str]:
-    """The tags, with addresses relative to the page's."""
+def first_tags(first: FirstFiles) -> Iterator[str]:
+    """The tags of what the first tab needs, with addresses relative to the page's."""
     yield f"<script>{PLAIN}</script>"
+    yield from first.tags()
     for path in FIRST_STYLES:
         yield f'<link rel="stylesheet" href="./{BASE}{path}">'
     yield f'<link rel="preload" as="fetch" crossorigin href="./{BASE}{FIRST}.html">'
