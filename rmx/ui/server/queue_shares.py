@@ -331,10 +331,11 @@ def _without_unread(given: dict[str, Any]) -> dict[str, Any]:
 def send_everything() -> None:
     """Have gradio encode every value it sends; nothing changes for those that it could encode before."""
     names = {name: value for name, value in vars(orjson).items() if not name.startswith("_")}
-    vars(gradio.routes)["orjson"] = SimpleNamespace(**names | {"dumps": _dumps})
+    vars(gradio.routes)["orjson"] = SimpleNamespace(**names | {"dumps": dump_json})
 
 
-def _dumps(value: Any, default: Any = None, option: int | None = None) -> bytes:
+def dump_json(value: Any, default: Any = None, option: int | None = None) -> bytes:
+    """As orjson's, for text that UTF-8 cannot hold too."""
     try:
         return orjson.dumps(value, default, option)
     except TypeError:

@@ -195,11 +195,11 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     send_light_page()
     add_file_routes(api, {"problems": evaluator.take_file, "tree": sharing.open_file}, owners.key_of)
     _add_middleware(api, workspace, settings, owners)
-    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
+    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator, api)
     shown = lighten_config(page.default_config.get_config())["components"]
     first = FirstFiles({one["type"] for one in shown})
     add_page_files(api, first)
-    link_first_tab(first)
+    link_first_tab(first, early=True)
     mounted: list[gr.routes.App] = []
 
     def forget_info() -> None:

@@ -207,11 +207,12 @@ class ExploreTab(StreamTab):
         """The forks that the page has pinned, as a training run takes them; gradio keeps them for every open page."""
         return [pin.small() for pin in self.explorer.pins(event._data)]
 
-    def opening(self, request: gr.Request) -> Iterator[Message]:
-        """The first screen: the visitor's own run that the address names, else the first example.
-
-        The example is solved for the first visitor; those who come later get a copy of it, a tree of their own.
-        """
+    def opening(self, begun: str, request: gr.Request) -> Iterator[Any]:
+        """The first screen: the visitor's own run that the address names, else the first example; nothing where the
+        page has `begun` with that already."""
+        if begun:
+            yield gr.skip()
+            return
         run, owner = self.explorer.runs.find(request.query_params.get("run")), self.who(request)
         if run is not None and (run.owner == owner or not self.settings.public):
             yield self.explorer.message(run, 0, whole=True)
@@ -219,6 +220,11 @@ class ExploreTab(StreamTab):
         if link := request.query_params.get("s"):
             yield from self.again("link", request, lambda begin: self.sharing.open_link(link, owner, begin))
             return
+        yield from self.example(request)
+
+    def example(self, request: Any) -> Iterator[Message]:
+        """Solve the first example for the first visitor; who comes later gets a copy of it, a tree of their own."""
+        owner = self.who(request)
         if self._first is not None:
             yield self.explorer.message(self.explorer.copy(self._first, owner), 0, whole=True)
             return

@@ -111,7 +111,7 @@ class StreamTab:
         except RmxError as error:
             yield refusal(error)
             return
-        self.visitors.begin(request.session_hash, job)
+        self.visitors.begin(getattr(request, "session_hash", None), job)  # a page that is not there yet has none
         steps = iterate_as_owner(self.who(request), stream(job), kind)
         yield from observed(verb, prefetch(steps, job.halt), lambda: about(job))
 
