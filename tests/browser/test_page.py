@@ -1,7 +1,7 @@
 """The page around the views, in Chromium: tabs and the address, keys, full screen, what links to it show elsewhere."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
@@ -261,22 +261,54 @@ def a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, monkeyp
     expect(page.locator("#model-note")).to_contain_text("the Hub cannot be reached", timeout=6_000)
 
 
-def test_a_download_says_how_far_it_is_and_cancel_ends_it(
-    page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def slow_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A Hub with some/model, 40 MB, that takes its time."""
     with fake_hub(0.6) as address:
         for name, value in {"ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": False}.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         for name, value in {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"}.items():
             monkeypatch.setenv(name, value)
-        page.get_by_role("button", name="Model").click()
-        page.get_by_label("Model", exact=True).last.fill("some/model")
-        page.keyboard.press("Enter")
-        expect(page.locator("#model-note")).to_contain_text("of 40 MB", timeout=20_000)
-        page.get_by_role("button", name="Cancel", exact=True).click()
-        expect(page.locator("#model-note")).to_contain_text("stopped. Files that had come whole are kept")
-    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
-    expect(page.get_by_label("Model", exact=True).last).to_have_value(re.compile("mini"))
+        yield
+
+
+def choose_in_explore(page: Page) -> str:
+    page.get_by_role("button", name="Model").click()
+    page.get_by_label("Model", exact=True).last.fill("some/model")
+    page.keyboard.press("Enter")
+    return "#model-note"
+
+
+def choose_in_compare(page: Page) -> str:
+    open_tab(page, "Compare")
+    page.get_by_label("Pair", exact=True).click()
+    page.get_by_role("option", name="another pair").click()
+    page.locator("#pair-base input").fill("some/model")
+    page.keyboard.press("Enter")
+    page.locator("#pair-adapter textarea").fill("an/adapter")
+    page.locator("#pair-compare").click()
+    return "#pair-note"
+
+
+def choose_in_evaluate(page: Page) -> str:
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate-model input").fill("some/model")
+    page.keyboard.press("Enter")
+    page.locator("#evaluate-start").click()
+    return "#evaluate-note"
+
+
+@pytest.mark.usefixtures("slow_hub")
+@pytest.mark.parametrize("choose", [choose_in_explore, choose_in_compare, choose_in_evaluate])
+def test_a_download_says_how_far_it_is_and_cancel_ends_it(page: Page, choose: Callable[[Page], str]) -> None:
+    note = page.locator(choose(page))
+    expect(note).to_contain_text("of 40 MB", timeout=20_000)
+    cancel = page.get_by_role("button", name="Cancel", exact=True)
+    cancel.click()
+    expect(note).to_contain_text("stopped. Files that had come whole are kept")
+    expect(cancel).to_be_hidden()
+    if choose is choose_in_explore:
+        expect(page.get_by_label("Model", exact=True).last).to_have_value(re.compile("mini"))
 
 
 # ---- swaps and trees ---------------------------------------------------------------------------------------------
