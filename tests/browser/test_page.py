@@ -311,6 +311,36 @@ def test_a_download_says_how_far_it_is_and_cancel_ends_it(page: Page, choose: Ca
         expect(page.get_by_label("Model", exact=True).last).to_have_value(re.compile("mini"))
 
 
+# ---- boxes and end tokens ----------------------------------------------------------------------------------------
+COPIED = """() => {
+  getSelection().selectAllChildren(document.querySelector("#view .flow"));
+  const text = getSelection().toString();
+  getSelection().removeAllRanges();
+  return text;
+}"""
+
+
+def test_a_box_and_an_end_token_show_what_they_mean_and_are_copied_as_they_are(page: Page) -> None:
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    box, end = page.locator("#view .flow .boxed"), page.locator("#view .flow [data-means]")
+    command, brace = page.locator("#view .flow .tex").first, page.locator("#view .flow .tex").last
+    assert "".join(box.all_inner_texts()) == "33"
+    expect(box.first).to_have_css("border-left-style", "solid")
+    expect(box.last).to_have_css("border-right-style", "solid")
+    for hidden in (command, brace, end):
+        expect(hidden).to_have_css("font-size", "0px")
+    assert "end of the solution" in end.evaluate("node => getComputedStyle(node, '::after').content")
+    assert page.evaluate(COPIED).endswith("the answer is \\boxed{33}.<|end|>")
+    page.keyboard.press("x")
+    for shown in (command, brace, end):
+        expect(shown).not_to_have_css("font-size", "0px")
+    expect(box.first).to_have_css("border-left-style", "none")
+    page.get_by_role("button", name="Raw", exact=True).click()
+    expect(command).to_have_css("font-size", "0px")
+    take(page)  # the text is written anew from a fork, with a box of its own
+    assert "".join(box.all_inner_texts()) == "52"
+
+
 # ---- swaps and trees ---------------------------------------------------------------------------------------------
 def take(page: Page) -> None:
     page.locator(f"#view .flow .t[data-i='{FIRST.pos}']").click()

@@ -18,7 +18,8 @@ async function begin(opening) {
   window.rmxEarly = {
     name: NAME,
     tell,
-    moveTo(place, its) {
+    async moveTo(place, its) { // gradio mounts first and shows later
+      for (let k = 0; k < 100 && !place.checkVisibility({ visibilityProperty: true }); k++) await new Promise((done) => setTimeout(done, 20));
       place.replaceChildren(element);
       page.remove();
       grant(its);
