@@ -91,6 +91,35 @@ def test_nothing_jumps_while_the_first_solution_comes_in(browser: Browser, url: 
     assert 0 < shifted < 0.1  # browsers call 0.1 good; 0.2 and 0.97 before the places were kept free
 
 
+PLACE = """(view) => {
+  const { left, top, width } = view.getBoundingClientRect();
+  return [left + scrollX, top + scrollY, width];
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_first_solution_stands_in_its_place_before_gradios_page_is_there(
+    browser: Browser, url: str, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page, held = context.new_page(), []
+    page.route("**/Blocks-*.js", lambda route: held.append(route))  # noqa: PLW0108
+    page.goto(url, wait_until="commit")
+    view = page.locator(".rmx[data-ui=root]").first
+    expect(view.get_by_role("status")).to_contain_text("tokens", timeout=30_000)
+    expect(view.locator(".flow .t").first).to_be_visible()
+    expect(page.locator("#tabs")).to_have_count(0)
+    view.locator(".flow .fork").first.click()  # what it asks of Python waits for gradio
+    before = view.evaluate(PLACE)
+    for route in held:
+        route.continue_()
+    expect(page.locator("#view .rmx .flow .t").first).to_be_visible(timeout=30_000)
+    expect(page.locator("#early")).to_have_count(0)
+    expect(page.get_by_role("list", name="Alternatives").get_by_role("button").first).to_be_attached()
+    assert view.evaluate(PLACE) == before
+    context.close()
+
+
 # ---- full screen -------------------------------------------------------------------------------------------------
 def space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
     page.locator("#present").click()

@@ -164,7 +164,7 @@ def link_first_tab(first: FirstFiles, early: bool = False) -> None:
     source = _CARD.sub("", templates.get_source(environment, PAGE)[0])
     page = source.replace("</head>", "".join((*card_tags(), *first_tags(first, early))) + "</head>")
     if early:
-        page = page.replace("<gradio-app", FILES[f"{EARLY}.html"].decode() + "<gradio-app")
+        page = page.replace("<gradio-app", FILES[f"{EARLY}_page.html"].decode() + "<gradio-app")
     environment.loader = ChoiceLoader([DictLoader({PAGE: page}), templates])
 
 

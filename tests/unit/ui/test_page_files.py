@@ -78,6 +78,17 @@ def test_a_late_tab_comes_whole_when_it_is_opened(client):
     assert events == {one["id"] for one in whole["dependencies"] if endpoints.isdisjoint(one["outputs"])}
 
 
+def test_the_first_solution_can_be_read_before_the_page_is_there(client):
+    reply = client.get("/opening")
+    assert reply.headers["Content-Type"].startswith("text/event-stream")
+    assert reply.headers["Cache-Control"] == "no-store"
+    first, *_, last = [json.loads(event.removeprefix("data: ")) for event in reply.text.strip().split("\n\n")] * 2
+    assert (first["start"], last["done"]) == (0, True)
+    assert first["run"] == last["run"]
+    assert client.get("/opening").text.count("data: ") == 1  # who comes later gets a copy
+    assert last["run"] not in client.get("/opening").text
+
+
 def test_the_head_names_what_gradio_fetches_for_the_first_screen(client):
     head = client.get("/").text.partition("</head>")[0]
     scripts = re.findall(r'rel="modulepreload" crossorigin href="\./assets/([\w.-]+)"', head)
