@@ -4,7 +4,9 @@ import logging
 import os
 from typing import Any
 
+import fastapi
 import gradio as gr
+from fastapi.responses import StreamingResponse
 
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
@@ -14,8 +16,9 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
+from rmx.ui.server.late_tabs import build_late
 from rmx.ui.server.page_files import TITLE
-from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
+from rmx.ui.server.queue_shares import MOST_THREADS, Shares, dump_json, share_queue
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab, build_claims_tab, build_compare_tab
 from rmx.ui.tabs.evaluate_tab import build_evaluate_tab, wire_evaluate
@@ -47,6 +50,7 @@ PRESSED = """() => setTimeout(() => {
   const button = ["#pair-compare", "#solve"].map((id) => document.querySelector(id)).find((b) => b?.offsetParent);
   button?.click();
 }, 250)"""
+BEGUN = "async () => (await window.rmxOpening?.then(() => 'begun', () => '')) ?? ''"
 TOUR = """() => {
   if (!document.querySelector("#view .rmx")?.offsetParent) document.querySelector("#tabs [role=tab]")?.click();
   setTimeout(() => window.rmx?.tour(), 100);
@@ -61,8 +65,9 @@ def build_app(
     owners: Owners | None = None,
     explorer: Explorer | None = None,
     evaluator: Evaluator | None = None,
+    api: fastapi.FastAPI | None = None,
 ) -> gr.Blocks:
-    """The whole page as gradio blocks."""
+    """The whole page as gradio blocks; its first solution becomes a route of `api`, for pages that do not wait."""
     settings = settings or Settings()
     training, owners = training or Training(workspace), owners or owners_of(settings.host, settings.public)
     explorer = explorer or Explorer(workspace)
@@ -81,16 +86,22 @@ def build_app(
             with gr.Tab("Compare", id="compare") as page:
                 compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page, owners.key_of)
             with gr.Tab("Train", id="train") as page:
+                build_late(demo)
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
+                build_late(demo)
                 evaluate = build_evaluate_tab(evaluator, settings, page, owners)
             with gr.Tab("Claims", id="claims"):
+                build_late(demo)
                 claims = build_claims_tab(Claims(workspace), settings, owners.key_of)
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)
         tour.click(None, None, None, js=TOUR, **QUIET)
         present.click(None, None, None, js=PRESENT, **QUIET)
-        demo.load(explore.opening, None, explore.view, **STREAM)
+        begun = gr.Textbox(visible=False)
+        demo.load(explore.opening, begun, explore.view, js=BEGUN, **STREAM)
+        if api is not None:
+            add_opening(api, explore)
         for tab in (explore, compare, claims):
             demo.unload(tab.leave)
         wire_runs(training, tabs, explore, compare, train, runs)
@@ -101,6 +112,15 @@ def build_app(
     shares = Shares(2 * settings.per_visitor, 4 * settings.per_address if settings.public else 0)
     share_queue(demo, owners.name, shares, [tab.visitors.leave for tab in (explore, compare, claims)])
     return demo
+
+
+def add_opening(api: fastapi.FastAPI, explore: ExploreTab) -> None:
+    """Add `GET /opening`: the messages of the first example's solution, as events."""
+
+    @api.get("/opening")
+    def opening(request: fastapi.Request) -> StreamingResponse:
+        sent = (b"data: " + dump_json(message) + b"\n\n" for message in explore.example(request))
+        return StreamingResponse(sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 def wire_runs(

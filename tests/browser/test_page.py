@@ -1,7 +1,7 @@
 """The page around the views, in Chromium: tabs and the address, keys, full screen, what links to it show elsewhere."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
@@ -89,6 +89,35 @@ def test_nothing_jumps_while_the_first_solution_comes_in(browser: Browser, url: 
     shifted = page.evaluate("window.shifted")
     context.close()
     assert 0 < shifted < 0.1  # browsers call 0.1 good; 0.2 and 0.97 before the places were kept free
+
+
+PLACE = """(view) => {
+  const { left, top, width } = view.getBoundingClientRect();
+  return [left + scrollX, top + scrollY, width];
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_first_solution_stands_in_its_place_before_gradios_page_is_there(
+    browser: Browser, url: str, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page, held = context.new_page(), []
+    page.route("**/Blocks-*.js", lambda route: held.append(route))  # noqa: PLW0108
+    page.goto(url, wait_until="commit")
+    view = page.locator(".rmx[data-ui=root]").first
+    expect(view.get_by_role("status")).to_contain_text("tokens", timeout=30_000)
+    expect(view.locator(".flow .t").first).to_be_visible()
+    expect(page.locator("#tabs")).to_have_count(0)
+    view.locator(".flow .fork").first.click()  # what it asks of Python waits for gradio
+    before = view.evaluate(PLACE)
+    for route in held:
+        route.continue_()
+    expect(page.locator("#view .rmx .flow .t").first).to_be_visible(timeout=30_000)
+    expect(page.locator("#early")).to_have_count(0)
+    expect(page.get_by_role("list", name="Alternatives").get_by_role("button").first).to_be_attached()
+    assert view.evaluate(PLACE) == before
+    context.close()
 
 
 # ---- full screen -------------------------------------------------------------------------------------------------
@@ -261,22 +290,84 @@ def a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, monkeyp
     expect(page.locator("#model-note")).to_contain_text("the Hub cannot be reached", timeout=6_000)
 
 
-def test_a_download_says_how_far_it_is_and_cancel_ends_it(
-    page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def slow_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A Hub with some/model, 40 MB, that takes its time."""
     with fake_hub(0.6) as address:
         for name, value in {"ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": False}.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         for name, value in {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"}.items():
             monkeypatch.setenv(name, value)
-        page.get_by_role("button", name="Model").click()
-        page.get_by_label("Model", exact=True).last.fill("some/model")
-        page.keyboard.press("Enter")
-        expect(page.locator("#model-note")).to_contain_text("of 40 MB", timeout=20_000)
-        page.get_by_role("button", name="Cancel", exact=True).click()
-        expect(page.locator("#model-note")).to_contain_text("stopped. Files that had come whole are kept")
-    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
-    expect(page.get_by_label("Model", exact=True).last).to_have_value(re.compile("mini"))
+        yield
+
+
+def choose_in_explore(page: Page) -> str:
+    page.get_by_role("button", name="Model").click()
+    page.get_by_label("Model", exact=True).last.fill("some/model")
+    page.keyboard.press("Enter")
+    return "#model-note"
+
+
+def choose_in_compare(page: Page) -> str:
+    open_tab(page, "Compare")
+    page.get_by_label("Pair", exact=True).click()
+    page.get_by_role("option", name="another pair").click()
+    page.locator("#pair-base input").fill("some/model")
+    page.keyboard.press("Enter")
+    page.locator("#pair-adapter textarea").fill("an/adapter")
+    page.locator("#pair-compare").click()
+    return "#pair-note"
+
+
+def choose_in_evaluate(page: Page) -> str:
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate-model input").fill("some/model")
+    page.keyboard.press("Enter")
+    page.locator("#evaluate-start").click()
+    return "#evaluate-note"
+
+
+@pytest.mark.usefixtures("slow_hub")
+@pytest.mark.parametrize("choose", [choose_in_explore, choose_in_compare, choose_in_evaluate])
+def test_a_download_says_how_far_it_is_and_cancel_ends_it(page: Page, choose: Callable[[Page], str]) -> None:
+    note = page.locator(choose(page))
+    expect(note).to_contain_text("of 40 MB", timeout=20_000)
+    cancel = page.get_by_role("button", name="Cancel", exact=True)
+    cancel.click()
+    expect(note).to_contain_text("stopped. Files that had come whole are kept")
+    expect(cancel).to_be_hidden()
+    if choose is choose_in_explore:
+        expect(page.get_by_label("Model", exact=True).last).to_have_value(re.compile("mini"))
+
+
+# ---- boxes and end tokens ----------------------------------------------------------------------------------------
+COPIED = """() => {
+  getSelection().selectAllChildren(document.querySelector("#view .flow"));
+  const text = getSelection().toString();
+  getSelection().removeAllRanges();
+  return text;
+}"""
+
+
+def test_a_box_and_an_end_token_show_what_they_mean_and_are_copied_as_they_are(page: Page) -> None:
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    box, end = page.locator("#view .flow .boxed"), page.locator("#view .flow [data-means]")
+    command, brace = page.locator("#view .flow .tex").first, page.locator("#view .flow .tex").last
+    assert "".join(box.all_inner_texts()) == "33"
+    expect(box.first).not_to_have_css("border-left-width", "0px")
+    expect(box.last).not_to_have_css("border-right-width", "0px")
+    for hidden in (command, brace, end):
+        expect(hidden).to_have_css("font-size", "0px")
+    assert "end of the solution" in end.evaluate("node => getComputedStyle(node, '::after').content")
+    assert page.evaluate(COPIED).endswith("the answer is \\boxed{33}.<|end|>")
+    page.keyboard.press("x")
+    for shown in (command, brace, end):
+        expect(shown).not_to_have_css("font-size", "0px")
+    expect(box.first).to_have_css("border-left-width", "0px")
+    page.get_by_role("button", name="Raw", exact=True).click()
+    expect(command).to_have_css("font-size", "0px")
+    take(page)  # the text is written anew from a fork, with a box of its own
+    assert "".join(box.all_inner_texts()) == "52"
 
 
 # ---- swaps and trees ---------------------------------------------------------------------------------------------

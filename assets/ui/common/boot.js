@@ -18,6 +18,10 @@ const linked = (rel, file) => {
 const styled = (link) => link.sheet ?? new Promise((done) => ["load", "error"].forEach((end) => link.addEventListener(end, done)));
 const text = async (reply) => (reply.ok ? reply.text() : Promise.reject(new Error(`${reply.status} ${reply.url}`)));
 async function start() {
+  if (window.rmxEarly?.name === name) {
+    window.rmxEarly.moveTo(element, { trigger, server });
+    return hear(window.rmxEarly.tell);
+  }
   modules.forEach((file) => linked("modulepreload", file)); // at once, not one after the other as they are imported
   const [html] = await Promise.all([fetch(at(`${name}.html`)).then(text), ...styles.map((file) => styled(linked("stylesheet", file)))]);
   element.innerHTML = html;

@@ -5,6 +5,7 @@ import {
 } from "../common/text.js";
 import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, valueOf, verdictOn } from "../common/answers.js";
 import { curves } from "../common/charts.js";
+import { clearBoxes, drawBoxes } from "../common/boxes.js";
 import { endMark } from "../common/fan.js";
 import { followed, prose } from "../common/prose.js";
 import { altRow, tokenSpan, underline } from "../common/tokens.js";
@@ -197,6 +198,7 @@ function show(b) {
   settled = false;
   reselect = selected !== null && selected === same ? selected : null;
   if (selected !== null && selected >= same) deselect(reselect === null);
+  clearBoxes(els);
   truncate(b.toks, same);
   if (old?.open?.tree !== b.open?.tree) [follow.on, oldAnswer] = [true, null];
   if (presenter.on) hideStage();
@@ -241,6 +243,7 @@ function drawStrip(b) {
 }
 function settle(b) {
   settled = b.seen = true;
+  drawBoxes(els);
   b.reveal = Infinity;
   ui.count.textContent = "";
   ui.status.textContent = summary(b);
@@ -350,7 +353,8 @@ function renderAnswer(b) {
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
   else if (before) ui.verdict.append(make("span", "soft was", "was ", mark(before)));
-  ui.spoken.textContent = `Answer: ${text === null ? "none" : plainName(clip(text, 120))}. ${ui.verdict.innerText.replace(/^[✓✗–] /, "")}`;
+  const said = [...ui.verdict.childNodes].map((node) => node.textContent).join(" ");
+  ui.spoken.textContent = `Answer: ${text === null ? "none" : plainName(clip(text, 120))}. ${said.replace(/^[✓✗–] /, "")}`;
   swapValue(answer, before);
 }
 function swapValue(answer, before) {
@@ -747,6 +751,7 @@ function tourEnd() {
   if (ui.callout.matches(":popover-open")) ui.callout.hidePopover();
   tabStop?.focus({ preventScroll: true });
 }
+const showRaw = () => ui.raw.setAttribute("aria-pressed", String(root.classList.toggle("raw")));
 const help = () => ui.help.togglePopover();
 
 // ---- clicks and keys ----------------------------------------------------------------------------------------
@@ -755,7 +760,7 @@ const actions = {
   close: closeInspector,
   more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
-  keep, undo, redo, help, replay, ...worthActions, ...pinActions, ...shareActions,
+  raw: showRaw, keep, undo, redo, help, replay, ...worthActions, ...pinActions, ...shareActions,
   giveKnown: () => (present(false), giveKnown("answer")),
   tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext,
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
@@ -772,7 +777,7 @@ for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
 }
 const keys = {
   n: () => stepFork(1, false), p: () => stepFork(-1, false), PageDown: () => stepFork(1), PageUp: () => stepFork(-1),
-  u: undo, r: redo, o: askOutcomes, t: togglePin, c: nextShade, "?": help,
+  u: undo, r: redo, x: showRaw, o: askOutcomes, t: togglePin, c: nextShade, "?": help,
   ArrowRight: () => stepToken(1), ArrowLeft: () => stepToken(-1),
   Enter: () => enter(), " ": () => space(), Escape: () => escape(),
 };

@@ -59,6 +59,7 @@ DOORS = (
     # our own
     _door("GET HEAD", r"/health", "free"),
     _door("GET", r"/metrics", "question"),
+    _door("GET", r"/opening", "stream"),
     _door("GET HEAD", rf"/runs/{NAME}/adapter\.zip", "work"),
     _door("POST", r"/files/(problems|tree)", "file", LARGE),
     # the page and what it is made of

@@ -23,6 +23,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
+from rmx.ui.server.gradio_files import FirstFiles
 from rmx.ui.views import BASE, FILES, VERSION, modules_of, styles_of
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
@@ -125,11 +126,24 @@ PLAIN = (
     "for (const name of ['components', 'dependencies']) "
     "Object.setPrototypeOf(window.gradio_config[name], class extends Array {}.prototype)"
 )
+# An address that names a solution, a link or a tab shows that; any other begins with the first example, asked for here.
+EARLY = "explore/early"
+OPENING = """{
+  const named = new URL(location).searchParams, theme = named.get("__theme");
+  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  addEventListener("DOMContentLoaded", () => document.body.classList.toggle("dark", dark));
+  const refused = (reply) => (reply.ok ? reply : Promise.reject(new Error(`${reply.status} ${reply.url}`)));
+  if (!["run", "s", "tab"].some((name) => named.has(name))) window.rmxOpening = fetch("opening").then(refused);
+}"""
 _CARD = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # gradio's, twice
 
 
-def add_page_files(api: fastapi.FastAPI) -> None:
+def add_page_files(api: fastapi.FastAPI, first: FirstFiles) -> None:
     """Add `GET /assets/ui/{version}/{path}`: a file of this version, to be kept for ever; 404 at any other address."""
+
+    @api.api_route(f"/{first.path}", methods=["GET", "HEAD"])
+    def first_style() -> Response:
+        return Response(first.style, media_type=MEDIA["css"], headers=FOREVER)
 
     @api.api_route("/assets/ui/{version}/{path:path}", methods=["GET", "HEAD"])
     def page_file(version: str, path: str) -> Response:
@@ -138,13 +152,19 @@ def add_page_files(api: fastapi.FastAPI) -> None:
         return Response(FILES[path], media_type=MEDIA[path.rpartition(".")[2]], headers=FOREVER)
 
 
-def link_first_tab() -> None:
+def link_first_tab(first: FirstFiles, early: bool = False) -> None:
     """Put the tags of what the first tab needs into gradio's page, whose own `head` comes after all is drawn; and
-    what other sites show of a link to the page, in place of gradio's advertisement."""
+    what other sites show of a link to the page, in place of gradio's advertisement.
+
+    Args:
+        early: whether the first solution is shown before gradio's page is there.
+    """
     templates = FileSystemLoader(vars(gradio.routes)["STATIC_TEMPLATE_LIB"])
     environment = gradio.routes.templates.env
     source = _CARD.sub("", templates.get_source(environment, PAGE)[0])
-    page = source.replace("</head>", "".join((*card_tags(), *first_tags())) + "</head>")
+    page = source.replace("</head>", "".join((*card_tags(), *first_tags(first, early))) + "</head>")
+    if early:
+        page = page.replace("<gradio-app", FILES[f"{EARLY}_page.html"].decode() + "<gradio-app")
     environment.loader = ChoiceLoader([DictLoader({PAGE: page}), templates])
 
 
@@ -161,15 +181,20 @@ def card_tags() -> Iterator[str]:
     yield f'<meta name="description" content="{ABOUT}">'
 
 
-def first_tags() -> Iterator[str]:
-    """The tags, with addresses relative to the page's."""
+def first_tags(first: FirstFiles, early: bool) -> Iterator[str]:
+    """The tags of what the first tab needs, with addresses relative to the page's."""
     yield f"<script>{PLAIN}</script>"
+    if early:
+        yield f"<script>{OPENING}</script>"
+        yield """<link rel="stylesheet" href="./theme.css?v={{ config.get('theme_hash') }}">"""
     for path in FIRST_STYLES:
         yield f'<link rel="stylesheet" href="./{BASE}{path}">'
     yield f'<link rel="preload" as="fetch" crossorigin href="./{BASE}{FIRST}.html">'
     for path in modules_of(FIRST):
         yield f'<link rel="modulepreload" href="./{BASE}{path}">'
-    yield f'<script type="module" src="./{BASE}{PAGE_MODULE}"></script>'
+    for path in (PAGE_MODULE, f"{EARLY}.js") if early else (PAGE_MODULE,):
+        yield f'<script type="module" src="./{BASE}{path}"></script>'
+    yield from first.tags()
 
 
 # -- The page and its description, made once for each address that the app is reached under ---------------------------

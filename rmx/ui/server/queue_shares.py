@@ -33,6 +33,7 @@ from gradio.utils import run_coro_in_background
 
 from rmx.engine.fair_queue import RequestOwner, Usage, current_owner
 from rmx.storage.safe_files import sendable
+from rmx.ui.server.late_tabs import find_late
 
 PLAN = "plan"  # of these events of a page only the newest waits
 MOST_THREADS = 72  # streams of the page, each holds one, and what else runs beside them
@@ -235,9 +236,10 @@ class LightState(SessionState):
     def __init__(self, blocks: Any) -> None:
         # The original describes every block that `blocks.blocks` holds.
         super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))  # type: ignore[arg-type]
-        whole = blocks.default_config  # nothing here is rendered anew for one page, so its events are everybody's
+        whole = blocks.default_config  # what a page gets later is the same for all, so its events are everybody's
         self.blocks_config.blocks = ChainMap({}, whole.blocks)  # type: ignore[assignment]
         self.blocks_config.fns = whole.fns
+        vars(self.blocks_config)["get_config"] = lambda late: dict(late.parts)
 
     def __setitem__(self, key: int, value: Any) -> None:
         """As gradio's, without the description of a component that an event has changed."""
@@ -277,36 +279,49 @@ def without_matplotlib() -> None:
 def send_light_page() -> None:
     """Have gradio leave out of the page what its script does not read, and what only calls of the API use.
 
-    More than half of the components are arguments and answers of endpoints, and before the script draws anything it
-    goes through all components, for each through all events. The whole configuration stays at its own address.
+    More than half of the components are arguments and answers of endpoints, others stand on tabs that open later. The
+    whole configuration stays at its own address.
     """
     written: Callable[[Any], Any] = gradio.routes.toorjson
-    gradio.routes.templates.env.filters["toorjson"] = lambda value: written(without_endpoints(value))
+    gradio.routes.templates.env.filters["toorjson"] = lambda value: written(lighten_config(value))
 
 
-def without_endpoints(value: Any) -> Any:
-    """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
+def lighten_config(value: Any) -> Any:
+    """What a page's script reads of gradio's configuration at first, or of its description of endpoints: nothing."""
     if not isinstance(value, dict):  # the app's address
         return value
     if "components" not in value:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
+    late = list(find_late(value))
     unseen = {one["id"] for one in value["components"] if one["type"] == "api"}
+    gone = unseen.union(*(tab.gone for tab in late))
     components = [
         _without_unread(one) | {"props": _without_unread(one["props"])}
         for one in value["components"]
-        if one["id"] not in unseen
+        if one["id"] not in gone
     ]
-    events = [_without_unread(one) for one in value["dependencies"] if unseen.isdisjoint(one["outputs"])]
-    layout = value["layout"] | {"children": [one for one in value["layout"]["children"] if one["id"] not in unseen]}
+    later = frozenset[int]().union(*(tab.events for tab in late))
+    events = [
+        _without_unread(one)
+        for one in value["dependencies"]
+        if unseen.isdisjoint(one["outputs"]) and one["id"] not in later
+    ]
+    layout = _without(value["layout"], gone)
     pages = {
         name: {
             "layout": layout,
-            "components": [one for one in page["components"] if one not in unseen],
+            "components": [one for one in page["components"] if one not in gone],
             "dependencies": [one["id"] for one in events],
         }
         for name, page in value["page"].items()
     }
     return value | {"components": components, "dependencies": events, "layout": layout, "page": pages}
+
+
+def _without(layout: dict[str, Any], gone: frozenset[int] | set[int]) -> dict[str, Any]:
+    """A part of a layout without these components and all that stands in them."""
+    children = [_without(one, gone) for one in layout.get("children") or () if one["id"] not in gone]
+    return layout | ({"children": children} if "children" in layout else {})
 
 
 def _without_unread(given: dict[str, Any]) -> dict[str, Any]:
@@ -316,10 +331,11 @@ def _without_unread(given: dict[str, Any]) -> dict[str, Any]:
 def send_everything() -> None:
     """Have gradio encode every value it sends; nothing changes for those that it could encode before."""
     names = {name: value for name, value in vars(orjson).items() if not name.startswith("_")}
-    vars(gradio.routes)["orjson"] = SimpleNamespace(**names | {"dumps": _dumps})
+    vars(gradio.routes)["orjson"] = SimpleNamespace(**names | {"dumps": dump_json})
 
 
-def _dumps(value: Any, default: Any = None, option: int | None = None) -> bytes:
+def dump_json(value: Any, default: Any = None, option: int | None = None) -> bytes:
+    """As orjson's, for text that UTF-8 cannot hold too."""
     try:
         return orjson.dumps(value, default, option)
     except TypeError:

@@ -36,6 +36,7 @@ from rmx.ui.jobs.page_jobs import finish_all, metrics
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
 from rmx.ui.server.doors import Bodies, Doors, HostCheck, refuse_body
+from rmx.ui.server.gradio_files import FirstFiles
 from rmx.ui.server.page_files import (
     ContentPolicy,
     PageCache,
@@ -44,7 +45,7 @@ from rmx.ui.server.page_files import (
     link_first_tab,
     parents_tag,
 )
-from rmx.ui.server.queue_shares import lighten, send_everything, send_light_page
+from rmx.ui.server.queue_shares import lighten, lighten_config, send_everything, send_light_page
 from rmx.ui.server.rate_limit import AccessGate
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.settings import Settings
@@ -191,12 +192,14 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(api, settings, explorer, training, owners)
     sharing = Sharing(explorer, settings.max_new_tokens)
-    add_page_files(api)
-    link_first_tab()
     send_light_page()
     add_file_routes(api, {"problems": evaluator.take_file, "tree": sharing.open_file}, owners.key_of)
     _add_middleware(api, workspace, settings, owners)
-    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
+    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator, api)
+    shown = lighten_config(page.default_config.get_config())["components"]
+    first = FirstFiles({one["type"] for one in shown})
+    add_page_files(api, first)
+    link_first_tab(first, early=True)
     mounted: list[gr.routes.App] = []
 
     def forget_info() -> None:

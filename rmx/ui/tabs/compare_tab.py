@@ -20,6 +20,7 @@ Other components reach it by `window.rmxClaims`: job() is the id of the job in s
 """
 
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -79,6 +80,7 @@ class CompareForm:
         self.max_new = parts.whole_number(most, "Most tokens", "pair-max-new", minimum=1)
         self.style = parts.StyleControls("pair")
         self.note = gr.Markdown("", elem_id="pair-note")
+        self.fetching = parts.build_fetch_note(tab, self.note, "pair")
         # The inputs of a callback, in the order of `CompareTab._pair`, `_map` and `over_set`.
         self.models = [*self.pair.asked, self.strength, *self.style.asked]
         self.asked = [*self.models, *self.boxes.all, self.source, self.text, self.tau, self.max_new]
@@ -166,6 +168,15 @@ class CompareTab(StreamTab):
 
         yield from self._job(what, "set", request, start)
 
+    def models_of(self, *chosen: Any) -> list[str]:
+        """The models of the pair that is chosen: one with its adapter, or two."""
+        found = parts.chosen_pair(self.pairs, *chosen)
+        return [name for name in (found.base, found.teacher) if name]
+
+    def models_listed(self, preset: str) -> list[str]:
+        """The models of a pair of the list; none where the boxes are chosen, which are filled in later."""
+        return [] if preset == parts.OWN else self.models_of(preset, "")
+
     @parts.shows_errors
     def choose_pair(self, preset: str) -> tuple[Any, ...]:
         """Load the pair now, so that Compare is instant, and take over its threshold."""
@@ -189,11 +200,13 @@ def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who:
             panes = build_view("compare/compare_view", asked, elem_id="pair")
     opened = gr.State(False)
     page.select(tab.opening, [opened, *c.asked], [panes, opened], **STREAM)
-    c.compare.click(tab.compare, c.asked, panes, **STREAM)
+    fetch_before = partial(c.fetching.fetch_before, tab=tab, space=comparer.workspace, names=tab.models_of)
+    fetch_before(c.compare.click, asked=c.pair.asked)(tab.compare, c.asked, panes, **STREAM)
     c.strength.input(None, None, None, js=SETTLED, **QUIET)
-    c.pair.preset.input(
+    chosen = fetch_before(c.pair.preset.input, names=tab.models_listed, asked=[c.pair.preset])(
         tab.choose_pair, c.pair.preset, [c.pair.own, c.tau, c.note], api_visibility="private", concurrency_id="load"
-    ).success(tab.compare, c.asked, panes, **STREAM)
+    )
+    chosen.success(tab.compare, c.asked, panes, **STREAM)
     c.source.change(lambda source: gr.Textbox(visible=source == "text"), c.source, c.text, **LIGHT)
     for box in (c.boxes.problem, c.pair.preset, c.pair.base):
         boxes: list[Any] = [c.pair.preset, c.pair.base, c.boxes.problem]
@@ -201,16 +214,16 @@ def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who:
     panes.patch(tab.patch, None, panes, **STREAM)
     panes.halt(tab.halt, None, None, **LIGHT)
     for button, what in ((c.shifts, "shifts"), (c.intervene, "intervene")):
-        _wire_set(tab, button, what, panes)
+        _wire_set(tab, button, what, panes, fetch_before)
     return tab
 
 
-def _wire_set(tab: CompareTab, button: gr.Button, what: str, panes: gr.HTML) -> None:
+def _wire_set(tab: CompareTab, button: gr.Button, what: str, panes: gr.HTML, fetch_before: Callable[..., Any]) -> None:
     def run(request: gr.Request, *asked: Any) -> Iterator[Message]:
         yield from tab.over_set(what, request, *asked)
 
     button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
-    button.click(run, tab.controls.asked_of_set, panes, **MEASURE)
+    fetch_before(button.click, asked=tab.controls.pair.asked)(run, tab.controls.asked_of_set, panes, **MEASURE)
 
 
 # -- The Claims tab ---------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class EvaluateControls:
         if settings.adapter and spec != "mini":
             known, first = [(settings.adapter, settings.adapter), *known], [settings.adapter]
         self.evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
+        self.fetching = parts.build_fetch_note(tab, gr.Markdown("", elem_id="evaluate-note"), "evaluate")
         self.model = gr.Dropdown(models, value=spec, label="Base", allow_custom_value=True, elem_id="evaluate-model")
         self.adapters = gr.Dropdown(
             known,
@@ -168,7 +169,8 @@ def build_evaluate_tab(
             )
             tab.kept = gr.Textbox(visible=False)
     page.select(tab.opening, c.asked, [c.adapters, shown], **LIGHT)
-    c.evaluate.click(tab.evaluate, c.asked, shown, **LIGHT)
+    space, models = evaluator.workspace, lambda model: [str(model or "mini").strip()]
+    c.fetching.fetch_before(c.evaluate.click, tab, space, models, [c.model])(tab.evaluate, c.asked, shown, **LIGHT)
     c.model.input(tab.choose_model, c.model, c.adapters, **QUIET)
     c.problem_set.change(lambda name: gr.HTML(visible=name == OWN), c.problem_set, c.file, **LIGHT)
     choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)

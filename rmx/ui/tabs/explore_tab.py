@@ -28,8 +28,7 @@ from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
 from rmx.models.adapter_names import bundled_adapters
-from rmx.models.download import Download, DownloadStopped
-from rmx.models.load import download_of
+from rmx.models.download import DownloadStopped
 from rmx.models.style_options import from_form
 from rmx.records import Problem
 from rmx.ui.jobs.explorer import Explorer
@@ -69,7 +68,6 @@ class ExploreTab(StreamTab):
         super().__init__(explorer.runs, who)
         self.explorer, self.settings = explorer, settings
         self._first: Branch | None = None  # what the first screen shows, solved once for all visitors
-        self._downloads: dict[str, Download] = {}  # of the page that asked
         self.measurements = Measurements(explorer)
         self.sharing = Sharing(explorer, settings.max_new_tokens)
         # A Space names its model in the settings; where that one could not be had, the bundled one opens. Nor does a
@@ -207,11 +205,12 @@ class ExploreTab(StreamTab):
         """The forks that the page has pinned, as a training run takes them; gradio keeps them for every open page."""
         return [pin.small() for pin in self.explorer.pins(event._data)]
 
-    def opening(self, request: gr.Request) -> Iterator[Message]:
-        """The first screen: the visitor's own run that the address names, else the first example.
-
-        The example is solved for the first visitor; those who come later get a copy of it, a tree of their own.
-        """
+    def opening(self, begun: str, request: gr.Request) -> Iterator[Any]:
+        """The first screen: the visitor's own run that the address names, else the first example; nothing where the
+        page has `begun` with that already."""
+        if begun:
+            yield gr.skip()
+            return
         run, owner = self.explorer.runs.find(request.query_params.get("run")), self.who(request)
         if run is not None and (run.owner == owner or not self.settings.public):
             yield self.explorer.message(run, 0, whole=True)
@@ -219,6 +218,11 @@ class ExploreTab(StreamTab):
         if link := request.query_params.get("s"):
             yield from self.again("link", request, lambda begin: self.sharing.open_link(link, owner, begin))
             return
+        yield from self.example(request)
+
+    def example(self, request: Any) -> Iterator[Message]:
+        """Solve the first example for the first visitor; who comes later gets a copy of it, a tree of their own."""
+        owner = self.who(request)
         if self._first is not None:
             yield self.explorer.message(self.explorer.copy(self._first, owner), 0, whole=True)
             return
@@ -247,7 +251,7 @@ class ExploreTab(StreamTab):
         try:
             if name not in space.loaded:
                 space.policy.admit_model(name)
-                for said in self._download(name, request):
+                for said in self.fetch(name, request):
                     yield gr.skip(), *skip, said, gr.Button(visible=True)
             model = space.model(name)
         except RmxError as error:
@@ -259,24 +263,6 @@ class ExploreTab(StreamTab):
         note = f"{model.dtype} on {where} · context {model.engine.context:,} tokens · revision `{revision}`"
         problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
         yield gr.skip(), gr.Dropdown([BASE, *bundled_adapters(model)], value=BASE), model.tau, problem_set, note, over
-
-    def _download(self, name: str, request: gr.Request) -> Iterator[str]:
-        """Fetch what is not here of a model; yields what the note says meanwhile."""
-        download, session = download_of(name), str(request.session_hash)
-        if download is None:
-            return
-        self._downloads[session] = download
-        try:
-            for come, missing, idle in download.steps():
-                size = f"{come / 1e6:,.0f} of {missing / 1e6:,.0f} MB" if missing else "asking the Hub …"
-                yield f"Fetching {literal(name)}: {size}" + (f", nothing for {idle:.0f} s" if idle > 5 else "")
-        finally:
-            self._downloads.pop(session, None)
-
-    def cancel_download(self, request: gr.Request) -> None:
-        """Stop what this page fetches."""
-        if download := self._downloads.get(str(request.session_hash)):
-            download.stopped.set()
 
     @shows_errors
     def set_share(self, request: gr.Request, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:

@@ -22,8 +22,11 @@ from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
 from rmx.grading.answers import RULES
 from rmx.mini.task import computed_answer
+from rmx.models.download import Download
+from rmx.models.load import download_of
 from rmx.models.presets import PRESETS, PairPreset
 from rmx.models.style_options import AUTO
+from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 from rmx.service.arguments import Request
 from rmx.storage.job_store import JobStore
@@ -54,6 +57,11 @@ def _shown(c: str) -> str:
     return f"⟪{ord(c):04x}⟫" if hidden else f"&#{ord(c)};"
 
 
+def toast(error: RmxError) -> gr.Error:
+    """What gradio shows as a toast with the sentence of an error."""
+    return gr.Error(html.escape(str(error), quote=False), print_exception=False, title="Not possible")
+
+
 def shows_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
     """Have an RmxError in a callback become a toast with its sentence."""
 
@@ -62,8 +70,7 @@ def shows_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return callback(*args, **kwargs)
         except RmxError as error:
-            shown = html.escape(str(error), quote=False)  # gradio shows its message as HTML
-            raise gr.Error(shown, print_exception=False, title="Not possible") from error
+            raise toast(error) from error
 
     return function
 
@@ -87,6 +94,7 @@ class StreamTab:
 
     def __init__(self, jobs: JobStore[Any], who: Who = nobody) -> None:
         self.jobs, self.who, self.visitors = jobs, who, OpenPages()
+        self._downloads: dict[str, Download] = {}  # of the page that asked
 
     def run(
         self,
@@ -111,9 +119,27 @@ class StreamTab:
         except RmxError as error:
             yield refusal(error)
             return
-        self.visitors.begin(request.session_hash, job)
+        self.visitors.begin(getattr(request, "session_hash", None), job)  # a page that is not there yet has none
         steps = iterate_as_owner(self.who(request), stream(job), kind)
         yield from observed(verb, prefetch(steps, job.halt), lambda: about(job))
+
+    def fetch(self, name: str, request: gr.Request) -> Iterator[str]:
+        """Fetch what is not here of a model; yields what is to be said meanwhile."""
+        download, session = download_of(name), str(request.session_hash)
+        if download is None:
+            return
+        self._downloads[session] = download
+        try:
+            for come, missing, idle in download.steps():
+                size = f"{come / 1e6:,.0f} of {missing / 1e6:,.0f} MB" if missing else "asking the Hub …"
+                yield f"Fetching {literal(name)}: {size}" + (f", nothing for {idle:.0f} s" if idle > 5 else "")
+        finally:
+            self._downloads.pop(session, None)
+
+    def cancel_download(self, request: gr.Request) -> None:
+        """Stop what this page fetches."""
+        if download := self._downloads.get(str(request.session_hash)):
+            download.stopped.set()
 
     def halt(self, event: gr.EventData) -> None:
         """Stop the work that an event names, within one step; unknown ids are ignored."""
@@ -123,6 +149,56 @@ class StreamTab:
     def leave(self, request: gr.Request) -> None:
         """End what a page was doing that is closed."""
         self.visitors.leave(request.session_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchNote:
+    """What a page says of the models that it fetches, and the button that stops it."""
+
+    note: gr.Markdown
+    cancel: gr.Button
+
+    def fetch_before(
+        self, press: Callable[..., Any], tab: StreamTab, space: Workspace, names: Callable[..., Any], asked: list[Any]
+    ) -> Callable[..., Any]:
+        """Have a press of a button fetch models first; returns what wires the work that follows where they are here.
+
+        Args:
+            names: the models by the values of `asked`. One that may not be loaded is left to that work, which says why.
+        """
+
+        def fetch(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
+            over = gr.Button(visible=False)
+            try:
+                for name in names(*values):
+                    if name not in space.loaded and is_admitted(space, name):
+                        for said in tab.fetch(name, request):
+                            yield said, gr.Button(visible=True)
+            except RmxError as error:
+                yield f"⚠ {literal(error)}", over
+                raise gr.Error(
+                    html.escape(str(error), quote=False), print_exception=False, title="Not possible"
+                ) from error
+            yield gr.skip(), over
+
+        succeeded: Callable[..., Any] = press(fetch, asked, [self.note, self.cancel], **STREAM).success
+        return succeeded
+
+
+def build_fetch_note(tab: StreamTab, note: gr.Markdown, prefix: str) -> FetchNote:
+    """Lay out the button below a note."""
+    cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{prefix}-cancel-download")
+    cancel.click(tab.cancel_download, None, None, **LIGHT)
+    return FetchNote(note, cancel)
+
+
+def is_admitted(space: Workspace, name: str) -> bool:
+    """Whether this site loads a model of that name."""
+    try:
+        space.policy.admit_model(name)
+    except RmxError:
+        return False
+    return True
 
 
 def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callable[..., Reply]:

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
+from rmx.ui.server.late_tabs import find_late, walk
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.views import BASE, FILES, modules_of, mounted
@@ -38,15 +39,66 @@ def client(tmp_path_factory):
 
 def test_the_page_is_light_and_carries_no_module_of_a_view(client):
     page = client.get("/")
-    assert len(page.content) < 280_000
+    assert len(page.content) < 210_000
     config = json.loads(page.text.partition("window.gradio_config = ")[2].partition(";</script>")[0])
     assert "api" not in {one["type"] for one in config["components"]}  # arguments of endpoints
     known = {one["id"] for one in config["components"]} | {0}
-    assert known >= {one["id"] for one in config["layout"]["children"]}
-    assert known >= {place for event in config["dependencies"] for place in event["inputs"] + event["outputs"]}
+    assert known == {one["id"] for one in walk(config["layout"])}
+    later = set().union(*(tab.gone for tab in find_late(client.get("/config").json())))
+    used = {place for event in config["dependencies"] for place in event["inputs"] + event["outputs"]}
+    assert known | later >= used
+    assert known.isdisjoint(later)
     assert "querySelectorAll('.fork')" not in page.text
     assert "export function" not in page.text
     assert "data-ui" not in page.text  # no template either
+
+
+def test_a_late_tab_comes_whole_when_it_is_opened(client):
+    """Nothing of it is lost: what the page has at first and what the late tabs bring is the whole configuration."""
+    whole = client.get("/config").json()
+    first = json.loads(client.get("/").text.partition("window.gradio_config = ")[2].partition(";</script>")[0])
+    tabs = list(find_late(whole))
+    assert len(tabs) == 3
+    ids, events = ({one["id"] for one in first[name]} for name in ("components", "dependencies"))
+    for tab in tabs:
+        (opening,) = [one for one in first["dependencies"] if [tab.note, "open"] in one["targets"]]
+        body = {"data": [], "event_data": {}, "fn_index": opening["id"], "session_hash": "s", "trigger_id": tab.note}
+        sent = client.post("/gradio_api/run/predict", json=body).json()["render_config"]
+        assert {one["id"] for one in sent["components"]} == {one["id"] for one in walk(sent["layout"])}
+        assert tab.note not in {one["id"] for one in sent["components"]}
+        opened = [one for one in sent["dependencies"] if [sent["layout"]["id"], "load"] in one["targets"]]
+        assert all([sent["layout"]["id"], "select"] in one["targets"] for one in opened)
+        ids |= {one["id"] for one in sent["components"]}
+        events |= {one["id"] for one in sent["dependencies"]}
+        model = [one["props"] for one in sent["components"] if one["type"] in ("dropdown", "textbox", "number")]
+        assert model
+        assert all(one["interactive"] for one in model)  # what is sent with an event can be typed into
+    endpoints = {one["id"] for one in whole["components"] if one["type"] == "api"}
+    assert ids == {one["id"] for one in whole["components"]} - endpoints
+    assert events == {one["id"] for one in whole["dependencies"] if endpoints.isdisjoint(one["outputs"])}
+
+
+def test_the_first_solution_can_be_read_before_the_page_is_there(client):
+    reply = client.get("/opening")
+    assert reply.headers["Content-Type"].startswith("text/event-stream")
+    assert reply.headers["Cache-Control"] == "no-store"
+    first, *_, last = [json.loads(event.removeprefix("data: ")) for event in reply.text.strip().split("\n\n")] * 2
+    assert (first["start"], last["done"]) == (0, True)
+    assert first["run"] == last["run"]
+    assert client.get("/opening").text.count("data: ") == 1  # who comes later gets a copy
+    assert last["run"] not in client.get("/opening").text
+
+
+def test_the_head_names_what_gradio_fetches_for_the_first_screen(client):
+    head = client.get("/").text.partition("</head>")[0]
+    scripts = re.findall(r'rel="modulepreload" crossorigin href="\./assets/([\w.-]+)"', head)
+    sheets = re.findall(r'disabled crossorigin href="\./assets/([\w.-]+)"', head)
+    assert {name.partition("-")[0] for name in scripts} >= {"Blocks", "HTML", "core"}
+    (style,) = re.findall(r'rel="stylesheet" href="\./(assets/ui/\w+\.css)"', head)
+    assert len(sheets) > 20
+    for name in scripts:
+        assert client.get(f"/assets/{name}").status_code == 200
+    assert client.get(f"/{style}").text == "\n".join(client.get(f"/assets/{name}").text for name in sheets)
 
 
 def test_the_description_of_the_endpoints_stays_whole_at_its_own_address(client):

@@ -155,9 +155,9 @@ def tab(mini):
 
 
 def test_the_first_screen_is_solved_once_and_each_visitor_has_a_tree_of_their_own(tab):
-    first = list(tab.opening(asked("anna")))
+    first = list(tab.opening("", asked("anna")))
     computed = tab.explorer.runs.tokens
-    (second,) = tab.opening(asked("ben"))
+    (second,) = tab.opening("", asked("ben"))
     assert len(first) > 1  # it was streamed
     anna, ben = (tab.explorer.runs.find(m["run"]) for m in (first[-1], second))
     assert [t.id for t in anna.tokens] == [t.id for t in ben.tokens]
@@ -168,16 +168,16 @@ def test_the_first_screen_is_solved_once_and_each_visitor_has_a_tree_of_their_ow
     branch = tab.explorer.pick({"run": ben.id, "pos": 0, "token_ids": [token]})
     list(tab.explorer.stream(branch))
     assert branch.owner == "ben"
-    (third,) = tab.opening(asked("carl"))
+    (third,) = tab.opening("", asked("carl"))
     assert [len(tab.explorer.runs.group(r.tree)) for r in (anna, ben)] == [1, 2]
     assert len(third["tree"]) == 1  # nothing of what ben did
 
 
 def test_an_address_with_somebody_elses_run_shows_the_first_screen(tab):
-    (*_, mine) = tab.opening(asked("anna"))
-    (again,) = tab.opening(asked("anna", run=mine["run"]))
+    (*_, mine) = tab.opening("", asked("anna"))
+    (again,) = tab.opening("", asked("anna", run=mine["run"]))
     assert again["run"] == mine["run"]
-    (theirs,) = tab.opening(asked("ben", run=mine["run"]))
+    (theirs,) = tab.opening("", asked("ben", run=mine["run"]))
     assert theirs["run"] != mine["run"]
 
 

@@ -1,0 +1,42 @@
+// The first solution, seconds before gradio's page is there: its view opens where it is going to stand, and moves into
+// gradio's component when that is mounted (boot.js). Until then what it asks of Python waits.
+const NAME = "explore/token_view";
+const page = document.getElementById("early"), at = (file) => new URL(`../${file}`, import.meta.url).href;
+
+async function begin(opening) {
+  const { props = {}, server_fns: names } = window.gradio_config.components.find((one) => one.props.elem_id === "view").props;
+  const element = page.querySelector(".early-view"), waiting = [];
+  let grant, receive = (message) => waiting.push(message);
+  const handles = new Promise((done) => (grant = done)), tell = (message) => receive(message);
+  const server = Object.fromEntries(names.map((name) => [name, async (question) => (await handles).server[name](question)]));
+  const hear = (listener) => {
+    waiting.splice(0).forEach((receive = listener));
+    return true;
+  };
+  const trigger = (...event) => handles.then((its) => setTimeout(its.trigger, 0, ...event)); // gradio hears nothing while it mounts
+  window.rmxViews = { ...window.rmxViews, [NAME]: { element, props, server, trigger, hear } };
+  window.rmxEarly = {
+    name: NAME,
+    tell,
+    async moveTo(place, its) { // gradio mounts first and shows later
+      for (let k = 0; k < 100 && !place.checkVisibility({ visibilityProperty: true }); k++) await new Promise((done) => setTimeout(done, 20));
+      place.replaceChildren(element);
+      page.remove();
+      grant(its);
+    },
+  };
+  page.hidden = false;
+  element.innerHTML = await (await fetch(at(`${NAME}.html`))).text();
+  await import(at(`${NAME}.js`));
+  await new Promise(requestAnimationFrame).then(() => new Promise(requestAnimationFrame)); // the view finds out how wide it is
+  await read(opening, tell);
+}
+async function read(opening, tell) {
+  const reader = (await opening).body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = "", part; !(part = await reader.read()).done; ) {
+    const events = (rest + part.value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) tell(JSON.parse(event.replace("data: ", "")));
+  }
+}
+if (page && window.rmxOpening) begin(window.rmxOpening).catch(console.error);

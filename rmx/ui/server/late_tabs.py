@@ -1,0 +1,116 @@
+"""Tabs whose components the page gets when it opens them first.
+
+Before gradio's script draws anything it makes a node for each component, twice, and looks for each through all events.
+Half of the components stand on tabs that a first visit does not open. Of a late tab the page has a note only; once that
+is shown it asks for the rest, which comes as what gradio's own `render` sends: components, their events, their layout.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import gradio as gr
+
+from rmx.ui.tabs.form_parts import LIGHT
+
+Config = dict[str, Any]
+NOTE = "late-tab"  # the class of the note
+
+
+class LateTab:
+    """What gradio takes for a function that renders: its answer carries `parts`, whatever it returns."""
+
+    def __init__(self, demo: gr.Blocks, note: gr.HTML) -> None:
+        self.demo, self.note, self._id = demo, note, note._id
+
+    def fn(self) -> None:
+        """Return nothing."""
+
+    @cached_property
+    def parts(self) -> Config:
+        """All that the page lacks of the tab; the same for every page."""
+        return next(late.parts for late in find_late(self.demo.default_config.get_config()) if late.note == self._id)
+
+
+def build_late(demo: gr.Blocks) -> None:
+    """Make the open gr.Tab a late one; to be called before anything is laid out in it."""
+    note = gr.HTML(
+        html_template="<p role=status>Loading …</p>",
+        js_on_load='setTimeout(() => trigger("open"), 0);',  # gradio hears nothing while it mounts
+        apply_default_css=False,
+        elem_classes=NOTE,
+    )
+    late = LateTab(demo, note)
+    opened = note.open(late.fn, None, None, **LIGHT)
+    demo.default_config.fns[opened["id"]].renderable = late  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A late tab in gradio's configuration.
+
+    Args:
+        note: id of its note. gone: ids of components, events: of events that the page lacks at first.
+        parts: the same as gradio's `render` sends them.
+    """
+
+    note: int
+    gone: frozenset[int]
+    events: frozenset[int]
+    parts: Config
+
+
+def find_late(config: Config) -> Iterator[Late]:
+    """Find the late tabs of a page's configuration."""
+    components = {one["id"]: one for one in config["components"]}
+    events = config["dependencies"]
+    for tab in walk(config["layout"]):
+        first = next(iter(tab.get("children") or ()), None)
+        if first is None or NOTE not in components[first["id"]]["props"].get("elem_classes", ()):
+            continue
+        layout = tab | {"children": tab["children"][1:]}
+        ids = [one["id"] for one in walk(layout)]
+        inside = events_of(set(ids), events)
+        own = {
+            "components": [_prepared(components[one], events) for one in ids],
+            "dependencies": [_loaded(one, tab["id"]) for one in inside],
+            "layout": layout,
+        }
+        there = frozenset(one["id"] for one in inside)
+        yield Late(first["id"], frozenset(ids) - {tab["id"]}, there, own)
+
+
+def walk(layout: Config) -> Iterator[Config]:
+    """A part of a layout and all parts below it."""
+    yield layout
+    for child in layout.get("children") or ():
+        yield from walk(child)
+
+
+def events_of(ids: set[int], events: list[Config]) -> list[Config]:
+    """The events that only these components set off, and those that follow upon them."""
+    found: dict[int, Config] = {}
+    for event in events:  # one that follows stands after the other
+        targets = [target for target, _ in event["targets"] if target is not None]
+        after = event["trigger_after"]
+        if ids.issuperset(targets) if targets else after in found:
+            found[event["id"]] = event
+    return list(found.values())
+
+
+def _prepared(component: Config, events: list[Config]) -> Config:
+    """A component with what gradio's script finds out by itself of those that the page has from the beginning."""
+    number, props = component["id"], dict(component["props"])
+    attached = [[name for target, name in event["targets"] if target == number][:1] for event in events]
+    asked = any(number in event["inputs"] for event in events)
+    empty = props.get("value") in (None, "", 0, [])
+    untold = not any(number in event["outputs"] for event in events)
+    props.setdefault("interactive", asked or (untold and empty))
+    return component | {"props": props | {"attached_events": [name for one in attached for name in one]}}
+
+
+def _loaded(event: Config, tab: int) -> Config:
+    """An event of a late tab; one for the tab's opening happens once it is there, too."""
+    opens = any(name == "select" and target == tab for target, name in event["targets"])
+    return event | {"targets": [*event["targets"], [tab, "load"]]} if opens else event
