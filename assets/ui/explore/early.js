@@ -26,10 +26,12 @@ async function begin(opening) {
     },
   };
   page.hidden = false;
+  element.style.visibility = "hidden"; // until it knows how wide it is and has something to show: nothing jumps
   element.innerHTML = await (await fetch(at(`${NAME}.html`))).text();
   await import(at(`${NAME}.js`));
-  await new Promise(requestAnimationFrame).then(() => new Promise(requestAnimationFrame)); // the view finds out how wide it is
-  await read(opening, tell);
+  await new Promise(requestAnimationFrame).then(() => new Promise(requestAnimationFrame));
+  const show = () => (element.style.visibility = "");
+  await read(opening, (message) => (tell(message), show())).finally(show);
 }
 async function read(opening, tell) {
   const reader = (await opening).body.pipeThrough(new TextDecoderStream()).getReader();
