@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from rmx.arguments import MOST_SAMPLES as MOST_SAMPLES
 from rmx.arguments import Checked, Count, Samples, checked
 from rmx.claims.claim import StudyName, Subject
 from rmx.claims.from_runs import read_runs

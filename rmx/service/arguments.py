@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from rmx.arguments import LATER, STRICT, Flag, Most, refusal, too_long
-from rmx.arguments import arguments_of as arguments_of
-from rmx.arguments import hints_of as hints_of
-from rmx.arguments import kind_of as kind_of
+from rmx.arguments import LATER, STRICT, Flag, Most, arguments_of, hints_of, kind_of, refusal, too_long
 from rmx.config import MOST_NAME
 from rmx.data.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 from rmx.data.problem_sets import SETS, split_name

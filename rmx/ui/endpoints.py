@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
+from rmx.arguments import arguments_of, hints_of
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.errors import Refused, RmxError
 from rmx.models.workspace import Workspace
@@ -23,7 +24,7 @@ from rmx.recipes.job import TrainJob
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Document, Limits, Request, Site, call
-from rmx.service.arguments import arguments_of, hints_of, schema_of, shown
+from rmx.service.arguments import schema_of, shown
 from rmx.ui.jobs.page_jobs import EVALUATIONS, MEASURED_CLAIMS, SET_RUNS, TOO_LONG, PageJob, Work, in_thread, observed
 from rmx.ui.jobs.training import Training
 from rmx.ui.settings import Settings

@@ -25,8 +25,9 @@ from typing import Any
 
 import gradio as gr
 
+from rmx.arguments import MOST_SAMPLES
 from rmx.claims.claim import FEWEST
-from rmx.claims.studies import MOST_SAMPLES, ClaimOptions
+from rmx.claims.studies import ClaimOptions
 from rmx.compare.shift_map import PairOptions
 from rmx.data.problem_sets import examples, load_set
 from rmx.engine.fair_queue import Kind

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmx.claims.studies import MOST_SAMPLES, ClaimOptions
+from rmx.arguments import MOST_SAMPLES
+from rmx.claims.studies import ClaimOptions
 from rmx.compare.shift_map import PairOptions
 from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import Kind, RequestOwner, as_owner, current_owner
