@@ -17,7 +17,7 @@ from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.late_tabs import build_late
-from rmx.ui.server.page_files import TITLE
+from rmx.ui.server.page_files import BEGUN_ID, TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, dump_json, share_queue
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab, build_claims_tab, build_compare_tab
@@ -98,9 +98,9 @@ def build_app(
                 runs = build_runs_tab(training, owners, page)
         tour.click(None, None, None, js=TOUR, **QUIET)
         present.click(None, None, None, js=PRESENT, **QUIET)
-        begun = gr.Textbox(visible=False)
+        begun = gr.Textbox(visible=False, elem_id=BEGUN_ID if api else None)
         demo.load(explore.opening, begun, explore.view, js=BEGUN, **STREAM)
-        if api is not None:
+        if api:
             add_opening(api, explore)
         for tab in (explore, compare, claims):
             demo.unload(tab.leave)

@@ -127,7 +127,7 @@ PLAIN = (
     "Object.setPrototypeOf(window.gradio_config[name], class extends Array {}.prototype)"
 )
 # An address that names a solution, a link or a tab shows that; any other begins with the first example, asked for here.
-EARLY = "explore/early"
+EARLY, BEGUN_ID = "explore/early", "begun"
 OPENING = """{
   const named = new URL(location).searchParams, theme = named.get("__theme");
   const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -152,19 +152,17 @@ def add_page_files(api: fastapi.FastAPI, first: FirstFiles) -> None:
         return Response(FILES[path], media_type=MEDIA[path.rpartition(".")[2]], headers=FOREVER)
 
 
-def link_first_tab(first: FirstFiles, early: bool = False) -> None:
+def link_first_tab(first: FirstFiles) -> None:
     """Put the tags of what the first tab needs into gradio's page, whose own `head` comes after all is drawn; and
     what other sites show of a link to the page, in place of gradio's advertisement.
 
-    Args:
-        early: whether the first solution is shown before gradio's page is there.
+    The page is every gradio app's of this process. Those with a component `BEGUN_ID` show the first solution early.
     """
     templates = FileSystemLoader(vars(gradio.routes)["STATIC_TEMPLATE_LIB"])
     environment = gradio.routes.templates.env
     source = _CARD.sub("", templates.get_source(environment, PAGE)[0])
-    page = source.replace("</head>", "".join((*card_tags(), *first_tags(first, early))) + "</head>")
-    if early:
-        page = page.replace("<gradio-app", FILES[f"{EARLY}_page.html"].decode() + "<gradio-app")
+    page = source.replace("</head>", "".join((*card_tags(), *first_tags(first))) + "</head>")
+    page = page.replace("<gradio-app", _if_early(FILES[f"{EARLY}_page.html"].decode()) + "<gradio-app")
     environment.loader = ChoiceLoader([DictLoader({PAGE: page}), templates])
 
 
@@ -181,19 +179,24 @@ def card_tags() -> Iterator[str]:
     yield f'<meta name="description" content="{ABOUT}">'
 
 
-def first_tags(first: FirstFiles, early: bool) -> Iterator[str]:
+def _if_early(text: str) -> str:
+    """A part of the template for pages that show the first solution early."""
+    known = f"config['components'] | selectattr('props.elem_id', 'equalto', '{BEGUN_ID}') | list"
+    return f"{{% if {known} %}}{text}{{% endif %}}"
+
+
+def first_tags(first: FirstFiles) -> Iterator[str]:
     """The tags of what the first tab needs, with addresses relative to the page's."""
+    theme = """<link rel="stylesheet" href="./theme.css?v={{ config.get('theme_hash') }}">"""
     yield f"<script>{PLAIN}</script>"
-    if early:
-        yield f"<script>{OPENING}</script>"
-        yield """<link rel="stylesheet" href="./theme.css?v={{ config.get('theme_hash') }}">"""
+    yield _if_early(f"<script>{OPENING}</script>{theme}")
     for path in FIRST_STYLES:
         yield f'<link rel="stylesheet" href="./{BASE}{path}">'
     yield f'<link rel="preload" as="fetch" crossorigin href="./{BASE}{FIRST}.html">'
     for path in modules_of(FIRST):
         yield f'<link rel="modulepreload" href="./{BASE}{path}">'
-    for path in (PAGE_MODULE, f"{EARLY}.js") if early else (PAGE_MODULE,):
-        yield f'<script type="module" src="./{BASE}{path}"></script>'
+    yield f'<script type="module" src="./{BASE}{PAGE_MODULE}"></script>'
+    yield _if_early(f'<script type="module" src="./{BASE}{EARLY}.js"></script>')
     yield from first.tags()
 
 

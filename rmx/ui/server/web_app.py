@@ -199,7 +199,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     shown = lighten_config(page.default_config.get_config())["components"]
     first = FirstFiles({one["type"] for one in shown})
     add_page_files(api, first)
-    link_first_tab(first, early=True)
+    link_first_tab(first)
     mounted: list[gr.routes.App] = []
 
     def forget_info() -> None:
