@@ -9,7 +9,7 @@ from typing import Any
 from rmx.arguments import Flag, argument
 from rmx.cli.options import Place, add_options, add_request, document_of, read_text, request_of, show, study
 from rmx.errors import RmxError
-from rmx.service.arguments import Request
+from rmx.service.checks import Request
 from rmx.service.requests import (
     InterveneRequest,
     OutcomesRequest,

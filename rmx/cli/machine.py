@@ -17,7 +17,7 @@ from rmx.config import ASSETS, cache_dir
 from rmx.errors import RmxError
 from rmx.models.presets import PAIRS, PRESETS
 from rmx.prompt_styles import STYLES
-from rmx.service.arguments import Request
+from rmx.service.checks import Request
 
 GENERAL = "; general where a network has recurrent state or takes no mask"
 PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")

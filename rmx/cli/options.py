@@ -19,7 +19,7 @@ from rmx.progress import Progress
 from rmx.recipes.job import changed_recipe
 from rmx.recipes.recipe import NONE, PRESETS, Recipe, Section, field_types, help_of
 from rmx.service import Request, Site, steps
-from rmx.service.arguments import flag_of, ignore, read
+from rmx.service.checks import flag_of, ignore, read
 from rmx.service.requests import ADAPTERS, SPECS, AskingRequest
 from rmx.storage.safe_files import whole
 

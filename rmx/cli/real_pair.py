@@ -19,7 +19,7 @@ from rmx.cli.options import add_options, request_of
 from rmx.errors import RmxError
 from rmx.models.presets import SMOLLM2
 from rmx.runs.folder import CONFIG
-from rmx.service.arguments import Request
+from rmx.service.checks import Request
 
 RL, TEST, CLAIMS = "rl", "test", "claims"
 # What is trained of one seed's rollouts, and how it differs from its preset.

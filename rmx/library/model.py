@@ -17,7 +17,7 @@ from rmx.models.workspace import Workspace
 from rmx.prompt_styles import AnswerRule
 from rmx.records import TokenDist
 from rmx.service import Request, Site, steps
-from rmx.service.arguments import read as from_names
+from rmx.service.checks import read as from_names
 from rmx.service.requests import InterveneRequest, ShiftsRequest, TraceRequest
 from rmx.service.solution import asked, prepare
 from rmx.service.studies import pair_options

@@ -12,7 +12,7 @@ from rmx.recipes.job import TrainJob, resolved
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore, row
-from rmx.service.arguments import read
+from rmx.service.checks import read
 from rmx.service.requests import EvalRequest
 from rmx.train.drive import drive
 

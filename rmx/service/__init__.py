@@ -21,7 +21,7 @@ from typing import Any
 from rmx.arguments import API_ONLY, arguments_of, hints_of, kind_of
 from rmx.models.style_options import StyleOptions, write_options
 from rmx.service import requests
-from rmx.service.arguments import Cancelled, Document, Limits, Request, Site, check_limits, flag_of, read
+from rmx.service.checks import Cancelled, Document, Limits, Request, Site, check_limits, flag_of, read
 
 # What programs call a verb, what they ask, and what does it: a function in a module of this package, which needs torch.
 _VERBS: dict[str, tuple[type[Request], str]] = {

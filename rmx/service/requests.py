@@ -31,7 +31,7 @@ from rmx.engine.fair_queue import Kind
 from rmx.models.style_options import StyleOptions
 from rmx.prompt_styles import AnswerRule
 from rmx.recipes.recipe import HELP, field_types
-from rmx.service.arguments import Request
+from rmx.service.checks import Request
 
 ARMS = "base,teacher,oracle,random,matched,entropy"
 SPECS = "mini, a preset, a Hub id[@revision], a folder or a .gguf file (default: RMX_MODEL, else mini)"

@@ -10,7 +10,7 @@ from rmx.recipes.recipe import PRESETS, Recipe, field_types
 from rmx.records import Rollout
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import row
-from rmx.service.arguments import Cancelled, Document, RunControl, Site, without
+from rmx.service.checks import Cancelled, Document, RunControl, Site, without
 from rmx.service.requests import SAMPLING, RunRequest, TrainingRequest, TrainResumeRequest, TrainStatusRequest
 from rmx.train.data_stages import rollout_figures
 from rmx.train.rollouts.file import to_row

@@ -20,7 +20,7 @@ from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.models.load import Model
 from rmx.records import Trace, as_json, shown_adapter
-from rmx.service.arguments import INTERVAL, Cancelled, Document, Site, swaps_of, without
+from rmx.service.checks import INTERVAL, Cancelled, Document, Site, swaps_of, without
 from rmx.service.requests import (
     DrawnRequest,
     ExportRequest,

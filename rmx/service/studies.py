@@ -23,7 +23,7 @@ from rmx.models.model_pair import Pair
 from rmx.models.style_options import StyleOptions
 from rmx.records import as_json
 from rmx.service import write_command
-from rmx.service.arguments import INTERVAL, Cancelled, Document, Site, without
+from rmx.service.checks import INTERVAL, Cancelled, Document, Site, without
 from rmx.service.requests import (
     ClaimsRequest,
     ComparingRequest,

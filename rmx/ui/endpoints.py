@@ -24,7 +24,7 @@ from rmx.recipes.job import TrainJob
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Document, Limits, Request, Site, call
-from rmx.service.arguments import schema_of, shown
+from rmx.service.checks import schema_of, shown
 from rmx.ui.jobs.page_jobs import EVALUATIONS, MEASURED_CLAIMS, SET_RUNS, TOO_LONG, PageJob, Work, in_thread, observed
 from rmx.ui.jobs.training import Training
 from rmx.ui.settings import Settings

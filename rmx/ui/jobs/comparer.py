@@ -23,7 +23,7 @@ from rmx.models.model_pair import Pair
 from rmx.models.stopping import is_cut
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
-from rmx.service.arguments import Limits
+from rmx.service.checks import Limits
 from rmx.storage.job_store import JobStore, MemoryShares
 from rmx.ui.jobs.compare_jobs import CLASSES, MapRun, PairJob, PatchRun, SetRun, known_part
 from rmx.ui.jobs.explorer import check_texts

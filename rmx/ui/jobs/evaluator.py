@@ -29,7 +29,7 @@ from rmx.prompt_styles import STYLES
 from rmx.records import Problem
 from rmx.runs.store import RunStore, row
 from rmx.service import write_command
-from rmx.service.arguments import short_enough
+from rmx.service.checks import short_enough
 from rmx.service.requests import EvalRequest
 from rmx.storage.job_store import JobStore, MemoryShares, bytes_of, give_back
 from rmx.ui.jobs.page_jobs import (

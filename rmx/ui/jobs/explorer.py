@@ -21,7 +21,7 @@ from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import MOST, SHOWN, Pin
 from rmx.records import TokenDist, shown_adapter
-from rmx.service.arguments import Limits, short_enough
+from rmx.service.checks import Limits, short_enough
 from rmx.trees.gallery import Absent, revive
 from rmx.ui.jobs.page_jobs import INTERVAL, PATIENCE, Message, field_of, line_and_error, start_of, stream_job
 

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.arguments import arguments_of
 from rmx.service import VERBS
-from rmx.service.arguments import count_later, shown
+from rmx.service.checks import count_later, shown
 from rmx.storage.safe_files import without_half_characters
 from rmx.ui.visitor_cookie import parse_address
 

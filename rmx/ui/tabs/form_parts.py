@@ -28,7 +28,7 @@ from rmx.models.presets import PRESETS, PairPreset
 from rmx.models.style_options import AUTO
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
-from rmx.service.arguments import Request
+from rmx.service.checks import Request
 from rmx.storage.job_store import JobStore
 from rmx.ui.jobs.page_jobs import FAULT, TOO_LONG, Message, OpenPages, observed, prefetch
 

@@ -38,7 +38,7 @@ from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import from_form
 from rmx.recipes.job import Pin, TrainJob
 from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, field_types, taus_of
-from rmx.service.arguments import short_enough
+from rmx.service.checks import short_enough
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.jobs.training import Training, shown_value
 from rmx.ui.tabs.form_parts import LIGHT, PLAN, QUIET, StyleControls, answers, nobody, payload, refused

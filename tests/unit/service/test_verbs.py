@@ -18,7 +18,7 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Limits, Site, call, write_command
-from rmx.service.arguments import count_later
+from rmx.service.checks import count_later
 from rmx.service.requests import AskingRequest, ClaimsRequest, EvalRequest, RescueRequest, ShiftsRequest
 from rmx.service.runs import without_folders
 from rmx.ui.endpoints import limits_of
