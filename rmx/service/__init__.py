@@ -7,7 +7,7 @@ mistake in the arguments is an RmxError with a sentence.
 
 A delta has one of these keys, which no document has: `start` (with `tokens`), `progress`, `waiting`.
 
-    requests.py   every argument, declared once            arguments.py  how they are checked, the site
+    requests.py   every argument, declared once            checks.py  how they are checked, the site
     solution.py   trace, swap, outcomes, rescue, sofar     studies.py    shifts, intervene, eval, claims, locator
     runs.py       rollouts, training runs
 
