@@ -17,7 +17,7 @@ from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.late_tabs import build_late
-from rmx.ui.server.page_files import BEGUN_ID, TITLE
+from rmx.ui.server.page_files import TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, dump_json, share_queue
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab, build_claims_tab, build_compare_tab
@@ -86,7 +86,6 @@ def build_app(
             with gr.Tab("Compare", id="compare") as page:
                 compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page, owners.key_of)
             with gr.Tab("Train", id="train") as page:
-                build_late(demo)
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
                 build_late(demo)
@@ -98,7 +97,7 @@ def build_app(
                 runs = build_runs_tab(training, owners, page)
         tour.click(None, None, None, js=TOUR, **QUIET)
         present.click(None, None, None, js=PRESENT, **QUIET)
-        begun = gr.Textbox(visible=False, elem_id=BEGUN_ID if api else None)
+        begun = gr.Textbox(visible=False)
         demo.load(explore.opening, begun, explore.view, js=BEGUN, **STREAM)
         if api:
             add_opening(api, explore)

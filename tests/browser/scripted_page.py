@@ -8,13 +8,11 @@ import fastapi
 import gradio as gr
 from conftest import free_port
 
-from rmx.ui.server.gradio_files import FirstFiles
 from rmx.ui.server.page_files import add_page_files, link_first_tab
 
 own = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-first = FirstFiles({"html"})
-add_page_files(own, first)
-link_first_tab(first)
+add_page_files(own)
+link_first_tab({})
 LAUNCH: dict[str, Any] = {
     "app_kwargs": {"routes": own.routes},  # before gradio's
     "run_history": False,

@@ -54,6 +54,7 @@ def test_a_typed_problem_is_judged_by_the_answer_computed_from_it(page: Page) ->
 
 def test_solve_pressed_at_once_does_not_take_the_old_answer(page: Page) -> None:
     """Text and click within one task of the page: no event of the change has been handled by then."""
+    expect(page.locator("#problem textarea")).to_be_visible()  # it comes after the first solution
     page.evaluate(
         """(text) => {
           const box = document.querySelector("#problem textarea");

@@ -29,6 +29,7 @@ POST /gradio_api/queue/join | POST /gradio_api/run/{api_name} | POST /gradio_api
 POST /gradio_api/api/{api_name} | POST /gradio_api/api/{api_name}/ | POST /gradio_api/call/{api_name}
 POST /gradio_api/call/{api_name}/ | POST /gradio_api/call/v2/{api_name} | POST /gradio_api/call/v2/{api_name}/
 GET /gradio_api/call/{api_name}/{event_id} | GET /gradio_api/call/v2/{api_name}/{event_id}
+GET /opening | GET /assets/ui/{digest}.css | HEAD /assets/ui/{digest}.css
 POST /gradio_api/component_server | POST /gradio_api/component_server/ | POST /gradio_api/cancel
 POST /gradio_api/reset | POST /gradio_api/reset/
 """

@@ -63,12 +63,12 @@ class FirstFiles:
         self.scripts = [name for name in names if name.endswith(".js")]
         self.sheets = [name for name in names if name.endswith(".css") and not _ADDRESS.search(_text(name))]
         self.style = "\n".join(map(_text, self.sheets)).encode()
-        self.path = f"assets/ui/{hashlib.sha256(self.style).hexdigest()[:16]}.css"  # relative to the page
+        self.digest = hashlib.sha256(self.style).hexdigest()[:16]
 
     def tags(self) -> Iterator[str]:
         """The tags. A style sheet that is switched off is not fetched, and gradio's script takes it for a known one."""
         if self.sheets:
-            yield f'<link rel="stylesheet" href="./{self.path}">'
+            yield f'<link rel="stylesheet" href="./assets/ui/{self.digest}.css">'
         for name in self.sheets:
             yield f'<link rel="stylesheet" disabled crossorigin href="./assets/{name}">'
         for name in self.scripts:

@@ -127,7 +127,7 @@ PLAIN = (
     "Object.setPrototypeOf(window.gradio_config[name], class extends Array {}.prototype)"
 )
 # An address that names a solution, a link or a tab shows that; any other begins with the first example, asked for here.
-EARLY, BEGUN_ID = "explore/early", "begun"
+EARLY = "explore/early"
 OPENING = """{
   const named = new URL(location).searchParams, theme = named.get("__theme");
   const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -138,12 +138,15 @@ OPENING = """{
 _CARD = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # gradio's, twice
 
 
-def add_page_files(api: fastapi.FastAPI, first: FirstFiles) -> None:
+def add_page_files(api: fastapi.FastAPI, first: FirstFiles | None = None) -> None:
     """Add `GET /assets/ui/{version}/{path}`: a file of this version, to be kept for ever; 404 at any other address."""
+    if first is not None:
 
-    @api.api_route(f"/{first.path}", methods=["GET", "HEAD"])
-    def first_style() -> Response:
-        return Response(first.style, media_type=MEDIA["css"], headers=FOREVER)
+        @api.api_route("/assets/ui/{digest}.css", methods=["GET", "HEAD"])
+        def first_style(digest: str) -> Response:
+            if first is None or digest != first.digest:
+                return PlainTextResponse("not here", 404, {"Cache-Control": "no-store"})
+            return Response(first.style, media_type=MEDIA["css"], headers=FOREVER)
 
     @api.api_route("/assets/ui/{version}/{path:path}", methods=["GET", "HEAD"])
     def page_file(version: str, path: str) -> Response:
@@ -152,17 +155,28 @@ def add_page_files(api: fastapi.FastAPI, first: FirstFiles) -> None:
         return Response(FILES[path], media_type=MEDIA[path.rpartition(".")[2]], headers=FOREVER)
 
 
-def link_first_tab(first: FirstFiles) -> None:
+def link_first_tab(own: Mapping[int, FirstFiles]) -> None:
     """Put the tags of what the first tab needs into gradio's page, whose own `head` comes after all is drawn; and
     what other sites show of a link to the page, in place of gradio's advertisement.
 
-    The page is every gradio app's of this process. Those with a component `BEGUN_ID` show the first solution early.
+    Args:
+        own: the page is every gradio app's of this process; those whose `app_id` stands here show the first solution
+            early, and fetch these files of gradio's at once.
     """
     templates = FileSystemLoader(vars(gradio.routes)["STATIC_TEMPLATE_LIB"])
     environment = gradio.routes.templates.env
     source = _CARD.sub("", templates.get_source(environment, PAGE)[0])
-    page = source.replace("</head>", "".join((*card_tags(), *first_tags(first))) + "</head>")
-    page = page.replace("<gradio-app", _if_early(FILES[f"{EARLY}_page.html"].decode()) + "<gradio-app")
+    page = source.replace("</head>", "".join((*card_tags(), *first_tags())) + "{{ early_tags(config) | safe }}</head>")
+    page = page.replace("<gradio-app", "{{ early_view(config) | safe }}<gradio-app")
+    shell = FILES[f"{EARLY}_page.html"].decode()
+
+    def tags_of(config: Mapping[str, Any]) -> str:
+        return "".join(early_tags(config, own[config["app_id"]])) if config.get("app_id") in own else ""
+
+    def view_of(config: Mapping[str, Any]) -> str:
+        return shell if config.get("app_id") in own else ""
+
+    environment.globals |= {"early_tags": tags_of, "early_view": view_of}
     environment.loader = ChoiceLoader([DictLoader({PAGE: page}), templates])
 
 
@@ -179,24 +193,22 @@ def card_tags() -> Iterator[str]:
     yield f'<meta name="description" content="{ABOUT}">'
 
 
-def _if_early(text: str) -> str:
-    """A part of the template for pages that show the first solution early."""
-    known = f"config['components'] | selectattr('props.elem_id', 'equalto', '{BEGUN_ID}') | list"
-    return f"{{% if {known} %}}{text}{{% endif %}}"
-
-
-def first_tags(first: FirstFiles) -> Iterator[str]:
+def first_tags() -> Iterator[str]:
     """The tags of what the first tab needs, with addresses relative to the page's."""
-    theme = """<link rel="stylesheet" href="./theme.css?v={{ config.get('theme_hash') }}">"""
     yield f"<script>{PLAIN}</script>"
-    yield _if_early(f"<script>{OPENING}</script>{theme}")
     for path in FIRST_STYLES:
         yield f'<link rel="stylesheet" href="./{BASE}{path}">'
     yield f'<link rel="preload" as="fetch" crossorigin href="./{BASE}{FIRST}.html">'
     for path in modules_of(FIRST):
         yield f'<link rel="modulepreload" href="./{BASE}{path}">'
     yield f'<script type="module" src="./{BASE}{PAGE_MODULE}"></script>'
-    yield _if_early(f'<script type="module" src="./{BASE}{EARLY}.js"></script>')
+
+
+def early_tags(config: Mapping[str, Any], first: FirstFiles) -> Iterator[str]:
+    """The tags by which the first solution is asked for and shown before gradio's script has run."""
+    yield f"<script>{OPENING}</script>"
+    yield f'<link rel="stylesheet" href="./theme.css?v={html.escape(str(config.get("theme_hash")))}">'
+    yield f'<script type="module" src="./{BASE}{EARLY}.js"></script>'
     yield from first.tags()
 
 

@@ -53,6 +53,7 @@ from rmx.ui.tabs.form_parts import Who, answering
 from rmx.ui.visitor_cookie import Greeter, Owners, owners_of
 
 VARIABLE = "GRADIO_TEMP_DIR"
+_own: dict[int, FirstFiles] = {}  # of the apps of this process, by their `app_id`
 
 
 @cache
@@ -199,7 +200,8 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     shown = lighten_config(page.default_config.get_config())["components"]
     first = FirstFiles({one["type"] for one in shown})
     add_page_files(api, first)
-    link_first_tab(first)
+    _own[page.app_id] = first
+    link_first_tab(_own)
     mounted: list[gr.routes.App] = []
 
     def forget_info() -> None:
