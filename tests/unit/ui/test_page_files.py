@@ -42,7 +42,7 @@ def test_the_page_is_light_and_carries_no_module_of_a_view(client):
     assert len(page.content) < 240_000
     config = json.loads(page.text.partition("window.gradio_config = ")[2].partition(";</script>")[0])
     assert "api" not in {one["type"] for one in config["components"]}  # arguments of endpoints
-    known = {one["id"] for one in config["components"]} | {0}
+    known = {one["id"] for one in config["components"]} | {config["layout"]["id"]}
     assert known == {one["id"] for one in walk(config["layout"])}
     later = set().union(*(tab.gone for tab in find_late(client.get("/config").json())))
     used = {place for event in config["dependencies"] for place in event["inputs"] + event["outputs"]}
