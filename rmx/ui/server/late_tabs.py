@@ -47,7 +47,7 @@ def build_late(demo: gr.Blocks) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class LatePart:
     """A late tab in gradio's configuration.
 
     Args:
@@ -61,7 +61,7 @@ class Late:
     parts: Config
 
 
-def find_late(config: Config) -> Iterator[Late]:
+def find_late(config: Config) -> Iterator[LatePart]:
     """Find the late tabs of a page's configuration."""
     components = {one["id"]: one for one in config["components"]}
     events = config["dependencies"]
@@ -78,7 +78,7 @@ def find_late(config: Config) -> Iterator[Late]:
             "layout": layout,
         }
         there = frozenset(one["id"] for one in inside)
-        yield Late(first["id"], frozenset(ids) - {tab["id"]}, there, own)
+        yield LatePart(first["id"], frozenset(ids) - {tab["id"]}, there, own)
 
 
 def walk(layout: Config) -> Iterator[Config]:
