@@ -56,10 +56,15 @@ class Form:
         self.events = config["dependencies"]
 
     def call(self, elem_id: str | None, kind: str, **values: Any) -> Call:
-        """An event with inputs, some of which have other values; no `elem_id`: that of a page that opens."""
-        for event in self.events:
-            names = [self.props[i].get("elem_id") for i in event["inputs"]]
-            if (names or elem_id is None) and self._is_of(event, elem_id, kind):
+        """An event with inputs, some of which have other values; no `elem_id`: that of a page that opens.
+
+        Where a press fetches models first, this is the work that the page sets off once they are there.
+        """
+        for first in self.events:
+            if (first["inputs"] or elem_id is None) and self._is_of(first, elem_id, kind):
+                then = (e for e in self.events if e["trigger_after"] == first["id"] and e["trigger_only_on_success"])
+                event = next(then, first)
+                names = [self.props[i].get("elem_id") for i in event["inputs"]]
                 at_first = [self.props[i].get("value") for i in event["inputs"]]
                 return event["id"], [values.get(n, v) for n, v in zip(names, at_first, strict=True)]
         raise LookupError(f"{elem_id} has no {kind}")

@@ -176,9 +176,7 @@ class FetchNote:
                             yield said, gr.Button(visible=True)
             except RmxError as error:
                 yield f"⚠ {literal(error)}", over
-                raise gr.Error(
-                    html.escape(str(error), quote=False), print_exception=False, title="Not possible"
-                ) from error
+                raise toast(error) from error
             yield gr.skip(), over
 
         succeeded: Callable[..., Any] = press(fetch, asked, [self.note, self.cancel], **STREAM).success

@@ -216,9 +216,12 @@ def test_places_that_do_not_exist(fork, pos):
         ({"round_size": 0}, "round_size must be a whole number, 1 or more; got 0"),
         ({"budget": 0}, "budget"),
         ({"temperature": 0.0}, "temperature must be a number above 0 and at most 10; got 0.0"),
+        ({"temperature": -1.0}, "temperature must be a number above 0 and at most 10; got -1.0"),
+        ({"top_p": 0.0}, "top_p must be a number above 0 and at most 1; got 0.0"),
         ({"margin": 0.0}, "margin"),
         ({"margin": 1.0}, "margin"),
         ({"alternatives": 1}, "alternatives"),
+        ({"seed": -1}, r"seed must be a whole number from 0 to 2\^63 - 1; got -1"),
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number, 1 or more; got 0"),
     ],
 )

@@ -110,7 +110,8 @@ def test_a_recipe_survives_its_json():
         ({"heldout": -1}, "heldout"), ({"lr": 0}, "lr"), ({"rank": 0}, "rank"), ({"k": 0}, "k must"),
         ({"micro_batch": 0}, "micro_batch"), ({"targets": ()}, "targets"), ({"top_k": True}, "top_k"),
         ({"seed": 2**62}, "seed"), ({"seed": True}, "seed"),
-        ({"warmup": True}, "warmup must"), ({"warmup": 10**400}, "warmup must"), ({"grad_accum": 0}, "grad_accum"),
+        ({"warmup": True}, "warmup must be a number from 0 to below 1; got True"),
+        ({"warmup": 10**400}, "warmup must be a number from 0 to below 1; got 1000"), ({"grad_accum": 0}, "grad_accum"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_used_are_refused(change, said):

@@ -303,11 +303,7 @@ def test_a_greedy_cookie_and_a_greedy_address_neither_refuse_nor_delay_somebody_
     ("button", "values"),
     [
         ("solve", SLOW),
-        pytest.param(
-            "pair-compare",
-            {"pair-max-new": 1000},
-            marks=pytest.mark.xfail(run=False, reason="since it says how far a download is, it is not seen to wait"),
-        ),
+        ("pair-compare", {"pair-max-new": 1000}),
         pytest.param("pair-shifts", {"pair-limit": 100}, marks=pytest.mark.long),
         pytest.param("pair-intervene", {"pair-limit": 100}, marks=pytest.mark.long),
         ("claims-measure", {"claims-limit": 100}),
