@@ -50,7 +50,7 @@ PRESSED = """() => setTimeout(() => {
   const button = ["#pair-compare", "#solve"].map((id) => document.querySelector(id)).find((b) => b?.offsetParent);
   button?.click();
 }, 250)"""
-BEGUN = "async () => (await window.rmxOpening?.then(() => 'begun', () => '')) ?? ''"
+BEGUN = "async () => (window.rmxEarly && (await window.rmxOpening.then(() => 'begun', () => ''))) ?? ''"
 TOUR = """() => {
   if (!document.querySelector("#view .rmx")?.offsetParent) document.querySelector("#tabs [role=tab]")?.click();
   setTimeout(() => window.rmx?.tour(), 100);
