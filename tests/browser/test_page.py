@@ -370,6 +370,8 @@ def test_a_box_and_an_end_token_show_what_they_mean_and_are_copied_as_they_are(p
     expect(command).to_have_css("font-size", "0px")
     take(page)  # the text is written anew from a fork, with a box of its own
     assert "".join(box.all_inner_texts()) == "52"
+    open_tab(page, "Compare")  # it has no button for the raw text, and shows that
+    expect(page.locator("#pair .t[data-means]").first).not_to_have_css("font-size", "0px", timeout=30_000)
 
 
 # ---- swaps and trees ---------------------------------------------------------------------------------------------

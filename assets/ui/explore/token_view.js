@@ -751,7 +751,7 @@ function tourEnd() {
   if (ui.callout.matches(":popover-open")) ui.callout.hidePopover();
   tabStop?.focus({ preventScroll: true });
 }
-const showRaw = () => ui.raw.setAttribute("aria-pressed", String(root.classList.toggle("raw")));
+const showRaw = () => ui.raw.setAttribute("aria-pressed", String(!root.classList.toggle("means")));
 const help = () => ui.help.togglePopover();
 
 // ---- clicks and keys ----------------------------------------------------------------------------------------
