@@ -1,7 +1,7 @@
 """A fair queue in front of an engine: watched work first, then whoever used it least lately; every wait ends.
 
-The rule: the next turn goes to the lowest kind (watched, measured, bulk); among equals to the address, then to the
-owner, that has held the engine least lately; then to whoever came first. A ticket counts one kind lower for every
+The rule: the next turn goes to the lowest kind (watched, measured, bulk, unasked); among equals to the address, then to
+the owner, that has held the engine least lately; then to whoever came first. A ticket counts one kind lower for every
 `RISE` seconds that it waits, without end, so every turn comes, whatever else does.
 
 Who holds the engine for long gives way between two steps (`Engine.give_way`) once it has had a slice and somebody waits
@@ -33,7 +33,7 @@ HALF_LIFE = 30.0  # seconds after which what somebody had counts half
 MOST_KNOWN = 20_000  # addresses, and owners, whose use is remembered
 MOST_BEGUN, BEGUN_EACH = 12, 3  # turns of one kind begun and not ended: of all, of one address
 SEATS, SEATS_EACH = 32, 8  # shared tickets begun and not ended: of all, of one owner
-SHARED_TIMES = (2, 2, 8)  # a shared turn lasts so many times as long as what it gives way to, by the kind of that
+SHARED_TIMES = (2, 2, 8, 8)  # a shared turn lasts so many times as long as what it gives way to, by the kind of that
 LONG = 1.0  # seconds that count at most: work that nobody waited for may have taken longer
 SEAT_BYTES = 512 << 20  # of keys and values that the shared tickets of one engine may take; one may always begin
 ENDING = -1_000_000  # the kind of a ticket that goes before all others
@@ -52,6 +52,7 @@ class Kind(IntEnum):
     WATCHED = 0  # somebody looks at every word: solving, swapping, reading, a question of the page
     MEASURED = 1  # somebody waits for figures: outcomes, rescues, maps, patches, sets, claims
     BULK = 2  # evaluations, the probe of a training plan
+    UNASKED = 3  # nobody has asked for it yet: the ends of the alternatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,11 @@ class FairQueue:
         """How many hold the engine or wait for it."""
         with self._changed:
             return len(self._line)
+
+    def asked(self) -> int:
+        """How many of them somebody has asked for."""
+        with self._changed:
+            return sum(ticket.who.kind < Kind.UNASKED for ticket in self._line)
 
     @property
     def full(self) -> bool:

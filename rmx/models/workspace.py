@@ -17,6 +17,7 @@ from rmx.models.load import PLAIN, Model, Placing, load
 from rmx.models.site_rules import PRIVATE, SiteRules
 
 MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes
+GIVES_WAY = 5.0  # seconds that work which nobody has asked for has to step aside
 
 
 class Workspace:
@@ -137,9 +138,9 @@ class Workspace:
         if model is None:
             raise ModelError(f"The model {shown(spec)} is not loaded.")
         engine = model.engine
-        if engine.queue.waiting():
+        if engine.queue.asked():
             raise Busy(f"Somebody uses {spec} at the moment. Unload it when that is done.")
-        with engine.queue.turn(patience=0):
+        with engine.queue.turn(GIVES_WAY):
             if engine.fault is not None:
                 raise ModelError(engine.fault)
             nbytes = engine.nbytes

@@ -82,7 +82,7 @@ class Measurements:
             full=lambda: full_memory(job.run),
             finish=lambda: self._finish(job),
         )
-        kind = Kind.BULK if job.kind == "ends" else Kind.MEASURED
+        kind = Kind.UNASKED if job.kind == "ends" else Kind.MEASURED
         yield from iterate_as_owner(job.run.owner, messages, kind)
 
     def _finish(self, job: Measurement) -> None:

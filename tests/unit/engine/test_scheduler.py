@@ -413,6 +413,7 @@ def test_who_shares_gives_way_together_and_each_counts_its_part(monkeypatch):
         ((Kind.WATCHED,), (1 / 3,)),  # a question about a text
         ((Kind.MEASURED,), (1 / 3,)),
         ((Kind.BULK,), (1 / 9,)),
+        ((Kind.UNASKED,), (1 / 9,)),
         ((Kind.MEASURED, Kind.MEASURED), (1 / 6, 1 / 6)),
         ((Kind.MEASURED, Kind.BULK), (0.32, 0.02)),  # the other kind is not forgotten
     ],

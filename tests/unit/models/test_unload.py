@@ -12,12 +12,15 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from rmx.arguments import Sampling
+from rmx.engine.engine import Engine
+from rmx.engine.fair_queue import never
 from rmx.errors import Busy, ModelError
 from rmx.models.load import Model
 from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Measurements
 from rmx.ui.tabs.explore_form import MemoryPanel, gigabytes
 from rmx.ui.visitor_cookie import Owners, Visitor, stranger
 from rmx.zerogpu.calls import ZeroWorkspace
@@ -152,6 +155,31 @@ def test_a_model_in_use_is_refused_and_stays_whole():
     go_on.set()
     thread.join(20)
     assert space.unload("a") > 0
+
+
+def test_what_nobody_has_asked_for_steps_aside_for_the_unloading(monkeypatch):
+    monkeypatch.setattr("rmx.engine.fair_queue.SLICE", 0.0)
+    monkeypatch.setattr("rmx.engine.fair_queue.LOOK", 0.0)
+    space = made({"a": 0})
+    explorer = Explorer(space)
+    measurements = Measurements(explorer)
+    run = solved(explorer, "a")
+    turns, give_way, under_way = space.model("a").engine.queue, Engine.give_way, threading.Event()
+
+    def give_way_once_somebody_waits(engine, cancelled=never):
+        under_way.set()
+        while turns.waiting() < 2:
+            time.sleep(0.001)
+        give_way(engine, cancelled)
+
+    monkeypatch.setattr(Engine, "give_way", give_way_once_somebody_waits)
+    with ThreadPoolExecutor(1) as pool:
+        states = measurements.stream(measurements.start("ends", {"run": run.id, "tau": 0.0}))
+        ends = pool.submit(lambda: list(states)[-1])
+        assert under_way.wait(20)
+        assert turns.asked() == 0
+        assert space.unload("a") > 0
+        assert "a was unloaded" in ends.result(20)["error"]
 
 
 def test_what_cannot_be_unloaded():
