@@ -6,7 +6,6 @@ from typing import Any
 
 import fastapi
 import gradio as gr
-from fastapi.responses import StreamingResponse
 
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
@@ -18,13 +17,13 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.late_tabs import build_late
 from rmx.ui.server.page_files import TITLE
-from rmx.ui.server.queue_shares import MOST_THREADS, Shares, dump_json, share_queue
+from rmx.ui.server.queue_shares import MOST_THREADS, SharedStream, Shares, share_queue
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab, build_claims_tab, build_compare_tab
 from rmx.ui.tabs.evaluate_tab import build_evaluate_tab, wire_evaluate
 from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
-from rmx.ui.tabs.form_parts import LIGHT, OWN, QUIET, STREAM, payload, refused
+from rmx.ui.tabs.form_parts import OWN, QUIET, STREAM, payload, refused
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
 from rmx.ui.views import FILES
 from rmx.ui.visitor_cookie import Owners, owners_of
@@ -83,24 +82,29 @@ def build_app(
                 explore = build_explore_tab(explorer, settings, notice, owners.key_of)
                 c = explore.controls
                 build_memory_panel(workspace, owners, settings.public, c.section, c.model_note)
+                pins = gr.State([])  # forks for training, as JSON
+                explore.view.pins(explore.pinned, None, pins, trigger_mode="multiple", **QUIET)
             with gr.Tab("Compare", id="compare") as page:
+                build_late()
                 compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page, owners.key_of)
             with gr.Tab("Train", id="train") as page:
-                train = build_train_tab(training, owners, page)
+                build_late()
+                train = build_train_tab(training, owners, page, pins)
             with gr.Tab("Evaluate", id="evaluate") as page:
-                build_late(demo)
+                build_late()
                 evaluate = build_evaluate_tab(evaluator, settings, page, owners)
             with gr.Tab("Claims", id="claims"):
-                build_late(demo)
+                build_late()
                 claims = build_claims_tab(Claims(workspace), settings, owners.key_of)
             with gr.Tab("Runs", id="runs") as page:
+                build_late()
                 runs = build_runs_tab(training, owners, page)
         tour.click(None, None, None, js=TOUR, **QUIET)
         present.click(None, None, None, js=PRESENT, **QUIET)
         begun = gr.Textbox(visible=False)
         demo.load(explore.opening, begun, explore.view, js=BEGUN, **STREAM)
         if api:
-            add_opening(api, explore)
+            add_opening(api, demo, explore)
         for tab in (explore, compare, claims):
             demo.unload(tab.leave)
         wire_runs(training, tabs, explore, compare, train, runs)
@@ -113,13 +117,12 @@ def build_app(
     return demo
 
 
-def add_opening(api: fastapi.FastAPI, explore: ExploreTab) -> None:
+def add_opening(api: fastapi.FastAPI, demo: gr.Blocks, explore: ExploreTab) -> None:
     """Add `GET /opening`: the messages of the first example's solution, as events."""
 
     @api.get("/opening")
-    def opening(request: fastapi.Request) -> StreamingResponse:
-        sent = (b"data: " + dump_json(message) + b"\n\n" for message in explore.example(request))
-        return StreamingResponse(sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    def opening(request: fastapi.Request) -> SharedStream:
+        return SharedStream(demo, request, explore.example(request))
 
 
 def wire_runs(
@@ -139,15 +142,9 @@ def wire_runs(
         shown = gr.Dropdown([BASE, adapter], value=adapter)
         return (gr.skip(), gr.Tabs(selected="explore"), model, shown, *[gr.skip()] * 4)
 
-    def watch(event: gr.EventData) -> tuple[Any, Any]:
-        return gr.Tabs(selected="train"), {"kind": "watch", "id": str(payload(event).get("id"))}
-
     pair = compare.controls.pair
     chosen = [pair.preset, pair.own, pair.base, pair.adapter]
     targets = [tabs, explore.controls.model, explore.controls.adapter, *chosen]
     for view in (train.view, runs):
         opened = view.open(open_run, None, [view, *targets], concurrency_id="load", **QUIET)
         opened.then(None, None, None, js=PRESSED, **QUIET)
-    runs.watch(watch, None, [tabs, train.view], **LIGHT)
-    runs.train(lambda: gr.Tabs(selected="train"), None, tabs, **LIGHT)
-    explore.view.pins(explore.pinned, None, train.pins, trigger_mode="multiple", **QUIET)

@@ -31,7 +31,7 @@ EVENTS = {  # what each view triggers; their payloads are untrusted
     "evaluate/evaluate_view": "halt attach open",
     "explore/share_panel": "",
     "explore/token_view": "pick halt next outcomes importance rescue sofar ends haltjob verify pins opened",
-    "runs/runs_view": "stop resume remove note open download push watch train rate",
+    "runs/runs_view": "stop resume remove note open download push rate",
     "train/train_view": "stop resume open download tau",
 }
 STYLES = {  # where not only the one of the view's own name

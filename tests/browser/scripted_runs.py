@@ -258,8 +258,7 @@ def build() -> gr.Blocks:
         view.rate(on_rate, None, None, **quiet)
         view.push(on_push, None, view, **(quiet | {"queue": True}))
         view.download(on_download, None, view, **quiet)
-        for name in ("open", "watch", "train"):
-            getattr(view, name)(noted(name), None, None, **quiet)
+        view.open(noted("open"), None, None, **quiet)
     return demo.queue(api_open=False)
 
 

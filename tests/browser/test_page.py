@@ -99,6 +99,15 @@ PLACE = """(view) => {
 }"""
 
 
+# No file of gradio's was asked for before the first solution had begun to come.
+BEFORE = """() => {
+  const files = performance.getEntriesByType("resource");
+  const opening = files.find((file) => file.name.endsWith("/opening"));
+  const gradio = files.filter((file) => /\\/assets\\/(?!ui\\/)[^/]+\\.js$/.test(file.name));
+  return gradio.length > 10 && gradio.every((file) => file.startTime >= opening.responseStart);
+}"""
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_first_solution_stands_in_its_place_before_gradios_page_is_there(
     browser: Browser, url: str, width: int
@@ -111,6 +120,7 @@ def test_the_first_solution_stands_in_its_place_before_gradios_page_is_there(
     expect(view.get_by_role("status")).to_contain_text("tokens", timeout=30_000)
     expect(view.locator(".flow .t").first).to_be_visible()
     expect(page.locator("#tabs")).to_have_count(0)
+    assert page.evaluate(BEFORE)
     view.locator(".flow .fork").first.click()  # what it asks of Python waits for gradio
     before = view.evaluate(PLACE)
     for route in held:
@@ -120,6 +130,15 @@ def test_the_first_solution_stands_in_its_place_before_gradios_page_is_there(
     expect(page.get_by_role("list", name="Alternatives").get_by_role("button").first).to_be_attached()
     assert view.evaluate(PLACE) == before
     context.close()
+
+
+def test_the_page_comes_up_also_where_the_first_solution_does_not(browser: Browser, url: str) -> None:
+    page = browser.new_page()
+    for failing in ("**/opening", "**/token_view.html"):
+        page.route(failing, lambda route: route.abort())
+    page.goto(url)
+    expect(tab(page, "Explore")).to_have_attribute("aria-selected", "true", timeout=30_000)
+    page.close()
 
 
 # ---- full screen -------------------------------------------------------------------------------------------------
@@ -370,8 +389,28 @@ def test_a_box_and_an_end_token_show_what_they_mean_and_are_copied_as_they_are(p
     expect(command).to_have_css("font-size", "0px")
     take(page)  # the text is written anew from a fork, with a box of its own
     assert "".join(box.all_inner_texts()) == "52"
-    open_tab(page, "Compare")  # it has no button for the raw text, and shows that
+    end.click()
+    names = page.get_by_role("list", name="Alternatives").locator("[data-means]")
+    expect(names.first).to_have_attribute("title", "<|end|>")
+    expect(names.first).to_have_css("font-size", "0px")
+    page.get_by_role("button", name="Raw", exact=True).click()
+    expect(names.first).not_to_have_css("font-size", "0px")
+    compare_shows_the_raw_text_and_beside_each_other_what_it_means(page)
+
+
+def compare_shows_the_raw_text_and_beside_each_other_what_it_means(page: Page) -> None:
+    open_tab(page, "Compare")  # it has no button for the raw text: where a tooltip has that, the meaning is shown
     expect(page.locator("#pair .t[data-means]").first).not_to_have_css("font-size", "0px", timeout=30_000)
+    boxes = page.locator("#pair [data-ui=solutionsRows] td .meant:has(.boxed)")
+    expect(boxes).to_have_count(2, timeout=30_000)
+    for solution in boxes.all():
+        expect(solution).to_have_attribute("title", re.compile(r"\\boxed\{\d+\}"))
+        expect(solution.locator(".tex").first).to_have_css("font-size", "0px")
+    page.locator("#pair .map .t[data-means]").last.click()
+    name = page.locator("#pair .top [data-means]").first
+    expect(name).to_have_attribute("title", "<|end|>")
+    expect(name).to_have_css("font-size", "0px")
+    assert "end of the solution" in name.evaluate("node => getComputedStyle(node, '::after').content")
 
 
 # ---- swaps and trees ---------------------------------------------------------------------------------------------

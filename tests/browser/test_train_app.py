@@ -180,9 +180,12 @@ def test_while_a_run_trains_explore_answers_and_a_stranger_cannot_stop_it(
     other.goto(url)
     other.get_by_role("tab", name="Runs").click()
     expect(other.locator("#runs").get_by_role("row").filter(has_text=run.id)).to_contain_text("running", timeout=30_000)
-    other.get_by_role("tab", name="Train").click()
-    other.wait_for_function("window.rmxTrain")
-    other.evaluate("(id) => window.rmxTrain.watch(id)", run.id)
+    other.locator("#runs").get_by_role("button", name=run.id, exact=True).click()
+    other.locator("#runs").get_by_role("button", name="Watch", exact=True).click()  # in a tab that was never open
+    expect(other.get_by_role("tab", name="Train")).to_have_attribute("aria-selected", "true")
+    expect(state(other)).to_contain_text("running", ignore_case=True)
+    assert f"train={run.id}" in other.url
+    other.reload()
     expect(state(other)).to_contain_text("running", ignore_case=True)
     expect(other.locator("#train").get_by_role("button", name="Stop", exact=True)).to_be_hidden()
     other.close()

@@ -3,6 +3,7 @@ import { make, plural, showOdd } from "../common/text.js";
 import { copyText, keyed, plain } from "../common/tables.js";
 import { clock } from "../common/estimates.js";
 import { saveCharts, saveReply } from "../common/figures.js";
+import { openCompare } from "../common/tabs.js";
 import { ask, hear, props, root, sayError, server, trigger, ui } from "./context.js";
 import { chips, isOver, job, ks, others, renderAgainst, renderHead, renderSolved, shown } from "./evaluate_table.js";
 import { drawPlots } from "./evaluate_plots.js";
@@ -126,12 +127,16 @@ function choose(key, value) {
   if (key !== "k") shown.most = 30;
   if (job.report) render();
 }
+async function openProblemIn(where, problem) {
+  if (where === "compare") await openCompare();
+  trigger("open", { ...problem, where });
+}
 root.addEventListener("click", (e) => {
   const find = (selector) => e.target.closest(selector)?.dataset;
   const [act, chip, go, opener] = ["[data-do]", "[data-choose]", "[data-go]", "[data-open]"].map(find);
   if (act) actions[act.do]?.();
   else if (chip) choose(chip.choose, chip.value);
-  else if (go) trigger("open", { id: job.id, problem: go.problem, name: go.name, where: go.go });
+  else if (go) openProblemIn(go.go, { id: job.id, problem: go.problem, name: go.name });
   else if (opener) openProblem(opener.open);
 });
 

@@ -1,9 +1,11 @@
 // The first solution, seconds before gradio's page is there: its view opens where it is going to stand, and moves into
-// gradio's component when that is mounted (boot.js). Until then what it asks of Python waits.
+// gradio's component when that is mounted (boot.js). Until then what it asks of Python waits. Gradio's script keeps the
+// line and the browser busy, so it begins once the first words stand there.
 const NAME = "explore/token_view";
+const PATIENCE = 4000; // ms that the rest of the page waits for the first words at most
 const page = document.getElementById("early"), at = (file) => new URL(`../${file}`, import.meta.url).href;
 
-async function begin(opening) {
+async function begin(opening, shown) {
   const { props = {}, server_fns: names } = window.gradio_config.components.find((one) => one.props.elem_id === "view").props;
   const element = page.querySelector(".early-view"), waiting = [];
   let grant, receive = (message) => waiting.push(message);
@@ -29,10 +31,14 @@ async function begin(opening) {
   element.style.visibility = "hidden"; // until it knows how wide it is and has something to show: nothing jumps
   element.innerHTML = await (await fetch(at(`${NAME}.html`))).text();
   await import(at(`${NAME}.js`));
-  await new Promise(requestAnimationFrame).then(() => new Promise(requestAnimationFrame));
-  const show = () => (element.style.visibility = "");
+  await painted();
+  const show = () => {
+    element.style.visibility = "";
+    painted().then(shown);
+  };
   await read(opening, (message) => (tell(message), show())).finally(show);
 }
+const painted = () => new Promise(requestAnimationFrame).then(() => new Promise(requestAnimationFrame));
 async function read(opening, tell) {
   const reader = (await opening).body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = "", part; !(part = await reader.read()).done; ) {
@@ -41,4 +47,14 @@ async function read(opening, tell) {
     for (const event of events) tell(JSON.parse(event.replace("data: ", "")));
   }
 }
-if (page && window.rmxOpening) begin(window.rmxOpening).catch(console.error);
+
+// ---- the rest of the page -----------------------------------------------------------------------------------
+const rest = document.getElementById("rest"), style = rest.content.querySelector("[rel=stylesheet]:not([disabled])");
+const styled = style && new Promise((done) => ["load", "error"].forEach((end) => style.addEventListener(end, done)));
+const fetchRest = () => document.head.append(rest.content);
+const opening = window.rmxOpening, patience = new Promise((done) => setTimeout(done, PATIENCE));
+const words = opening && new Promise((done) => begin(opening, done).catch(console.error).finally(done));
+Promise.resolve(opening).catch(() => {}).then(fetchRest);
+Promise.race([words, patience]).then(() => (fetchRest(), styled)).then(() => {
+  if (rest.dataset.script) import(new URL(rest.dataset.script, document.baseURI).href);
+});

@@ -1,6 +1,8 @@
 // The runs view: asks for the list while it is in sight, hears what Python has to say, and passes on what is pressed.
 import { attrs, make } from "../common/text.js";
 import { copyText, plain } from "../common/tables.js";
+import { readdress } from "../common/address.js";
+import { openCompare, openTrain } from "../common/tabs.js";
 import { hear, listenToKeys, props, root, sayError, server, trigger, ui } from "./context.js";
 import {
   ACTIVE, all, buildHeads, choose, chosen, COLUMNS, renderPicked, renderRows, renderTools, rowOf, sortBy,
@@ -87,11 +89,15 @@ function fetchFile(m) { // only from this server, wherever the app is mounted
 // ---- what is pressed ----------------------------------------------------------------------------------------
 // Each takes the row and the button; what changes a run is asked of the server, which decides who may.
 const rowActions = {
-  watch: (row) => trigger("watch", { id: row.id }),
+  watch: async ({ id }) => { // Train begins with the run that the address names
+    readdress({ train: id });
+    await openTrain();
+    window.rmxTrain?.watch(id);
+  },
   stop: (row) => (trigger("stop", { id: row.id }), awaitNews(row, "stop")),
   resume: (row) => (trigger("resume", { id: row.id }), awaitNews(row, "resume")),
   explore: (row) => trigger("open", { id: row.id, where: "explore" }),
-  adapted: (row) => trigger("open", { id: row.id, where: "compare" }),
+  adapted: (row) => openCompare().then(() => trigger("open", { id: row.id, where: "compare" })),
   download: (row) => (trigger("download", { id: row.id }), tellRun(row.id, "Packing the adapter …")),
   push: askPush, remove: askRemove,
   removeNow: (row) => (trigger("remove", { id: row.id }), askFirst(row.id), awaitNews(row, "remove")),
@@ -100,7 +106,7 @@ const rowActions = {
   allFiles: (row) => loadFiles(row.id, true),
 };
 const viewActions = {
-  train: () => trigger("train", {}),
+  train: openTrain,
   takeBack: (button) => giveRate(button.dataset.name, ""),
   showAll: () => showOnly("all", ""),
   clear: () => (chosen.clear(), renderPicked(), renderRows()),

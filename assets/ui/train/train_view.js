@@ -1,6 +1,7 @@
 // The Train view: what a run will cost, the run that is watched, and what it did.
 import { attrs, count, make, say, showOdd } from "../common/text.js";
 import { copyText } from "../common/tables.js";
+import { openCompare } from "../common/tabs.js";
 import { hear, listenToKeys, props, root, sayError, trigger, ui } from "./context.js";
 import { attach, remembered, run } from "./train_poll.js";
 import { clearRun, dollars, megabytes, refused, renderRun, request, setVisitor } from "./train_run.js";
@@ -49,7 +50,8 @@ function receive(m) {
 // ---- clicks -------------------------------------------------------------------------------------------------
 const actions = {
   stop: () => request("stop"), resume: () => request("resume"),
-  explore: () => trigger("open", { id: run.id, where: "explore" }), compare: () => trigger("open", { id: run.id, where: "compare" }),
+  explore: () => trigger("open", { id: run.id, where: "explore" }),
+  compare: () => openCompare().then(() => trigger("open", { id: run.id, where: "compare" })),
   download: () => {
     trigger("download", { id: run.id });
     const link = Object.assign(document.createElement("a"), { href: `runs/${encodeURIComponent(run.id)}/adapter.zip`, download: `${run.id}.zip` });

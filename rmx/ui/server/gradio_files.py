@@ -1,4 +1,4 @@
-"""Files of gradio's page that the first screen needs: found in its own scripts, named in the page's head.
+"""Files of gradio's page that the first screen needs: found in its own scripts, named in the page.
 
 By itself gradio fetches them in five rounds, one after the other, as scripts name further ones; the style sheets of its
 components alone are more than twenty requests. Here all are asked for at once, and the style sheets come as one.
@@ -52,7 +52,7 @@ def _text(name: str) -> str:
 
 
 class FirstFiles:
-    """What the head of the page says of these files.
+    """What the page says of these files.
 
     Args:
         types: of the components that the page has at first.
@@ -65,11 +65,15 @@ class FirstFiles:
         self.style = "\n".join(map(_text, self.sheets)).encode()
         self.digest = hashlib.sha256(self.style).hexdigest()[:16]
 
-    def tags(self) -> Iterator[str]:
-        """The tags. A style sheet that is switched off is not fetched, and gradio's script takes it for a known one."""
+    def tags(self, script: str) -> Iterator[str]:
+        """The tags. A style sheet that is switched off is not fetched, and gradio's script takes it for a known one.
+
+        Args:
+            script: address of gradio's first script.
+        """
         if self.sheets:
             yield f'<link rel="stylesheet" href="./assets/ui/{self.digest}.css">'
         for name in self.sheets:
             yield f'<link rel="stylesheet" disabled crossorigin href="./assets/{name}">'
-        for name in self.scripts:
-            yield f'<link rel="modulepreload" crossorigin href="./assets/{name}">'
+        for address in filter(None, (script, *(f"./assets/{name}" for name in self.scripts))):
+            yield f'<link rel="modulepreload" crossorigin href="{address}">'

@@ -1,8 +1,9 @@
-"""Tabs whose components the page gets when it opens them first.
+"""Tabs and folded panels whose components the page gets when it opens them first.
 
 Before gradio's script draws anything it makes a node for each component, twice, and looks for each through all events.
-Half of the components stand on tabs that a first visit does not open. Of a late tab the page has a note only; once that
-is shown it asks for the rest, which comes as what gradio's own `render` sends: components, their events, their layout.
+Most of the components stand where a first visit does not look. Of a late tab the page has a note only; once that is
+shown it asks for the rest, which comes as what gradio's own `render` sends: components, their events, their layout.
+Whatever else reads or sets components of a late tab has to wait for them, as `openTab` of the page does.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from rmx.ui.tabs.form_parts import LIGHT
 
@@ -33,8 +35,9 @@ class LateTab:
         return next(late.parts for late in find_late(self.demo.default_config.get_config()) if late.note == self._id)
 
 
-def build_late(demo: gr.Blocks) -> None:
-    """Make the open gr.Tab a late one; to be called before anything is laid out in it."""
+def build_late() -> None:
+    """Make the open gr.Tab or gr.Accordion a late one; to be called before anything is laid out in it."""
+    demo: Any = Context.root_block
     note = gr.HTML(
         html_template="<p role=status>Loading …</p>",
         js_on_load='setTimeout(() => trigger("open"), 0);',  # gradio hears nothing while it mounts
@@ -70,6 +73,9 @@ def find_late(config: Config) -> Iterator[LatePart]:
         if first is None or NOTE not in components[first["id"]]["props"].get("elem_classes", ()):
             continue
         layout = tab | {"children": tab["children"][1:]}
+        shown = components[tab["id"]]
+        if "open" in shown["props"]:  # what comes late must not fold the panel up
+            components[tab["id"]] = shown | {"props": shown["props"] | {"open": True}}
         ids = [one["id"] for one in walk(layout)]
         inside = events_of(set(ids), events)
         own = {

@@ -136,6 +136,9 @@ OPENING = """{
   if (!["run", "s", "tab"].some((name) => named.has(name))) window.rmxOpening = fetch("opening").then(refused);
 }"""
 _CARD = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # gradio's, twice
+_START = re.compile(r'<script type="module" crossorigin src="([^"]+)"></script>')  # gradio's script
+CONFIG = "<script>window.gradio_config"  # the beginning of what the page is made of
+THEME = """<link rel="stylesheet" href="./theme.css?v={{ config.get('theme_hash') | e }}">"""
 
 
 def add_page_files(api: fastapi.FastAPI, first: FirstFiles | None = None) -> None:
@@ -161,22 +164,26 @@ def link_first_tab(own: Mapping[int, FirstFiles]) -> None:
 
     Args:
         own: the page is every gradio app's of this process; those whose `app_id` stands here show the first solution
-            early, and fetch these files of gradio's at once.
+            early, and these files of gradio's after it, all at once.
     """
     templates = FileSystemLoader(vars(gradio.routes)["STATIC_TEMPLATE_LIB"])
     environment = gradio.routes.templates.env
-    source = _CARD.sub("", templates.get_source(environment, PAGE)[0])
-    page = source.replace("</head>", "".join((*card_tags(), *first_tags())) + "{{ early_tags(config) | safe }}</head>")
-    page = page.replace("<gradio-app", "{{ early_view(config) | safe }}<gradio-app")
-    shell = FILES[f"{EARLY}_page.html"].decode()
+    page = _CARD.sub("", templates.get_source(environment, PAGE)[0])
+    start = _START.search(page)
+    script = start[1] if start else ""
 
-    def tags_of(config: Mapping[str, Any]) -> str:
-        return "".join(early_tags(config, own[config["app_id"]])) if config.get("app_id") in own else ""
+    def if_early(early: str, otherwise: str = "") -> str:
+        return f"{{% if is_early(config) %}}{early}{{% else %}}{otherwise}{{% endif %}}"
 
-    def view_of(config: Mapping[str, Any]) -> str:
-        return shell if config.get("app_id") in own else ""
-
-    environment.globals |= {"early_tags": tags_of, "early_view": view_of}
+    page = _START.sub(lambda found: if_early("", found[0]), page)
+    page = page.replace(CONFIG, if_early("".join(early_tags())) + CONFIG)
+    rest = f'<template id="rest" data-script="{script}">{{{{ rest_tags(config) | safe }}}}</template>'
+    page = page.replace("</head>", "".join((*card_tags(), *first_tags())) + if_early(THEME + rest) + "</head>")
+    page = page.replace("<gradio-app", if_early(FILES[f"{EARLY}_page.html"].decode()) + "<gradio-app")
+    environment.globals |= {
+        "is_early": lambda config: config.get("app_id") in own,
+        "rest_tags": lambda config: "".join(own[config["app_id"]].tags(script)),
+    }
     environment.loader = ChoiceLoader([DictLoader({PAGE: page}), templates])
 
 
@@ -204,12 +211,10 @@ def first_tags() -> Iterator[str]:
     yield f'<script type="module" src="./{BASE}{PAGE_MODULE}"></script>'
 
 
-def early_tags(config: Mapping[str, Any], first: FirstFiles) -> Iterator[str]:
-    """The tags by which the first solution is asked for and shown before gradio's script has run."""
+def early_tags() -> Iterator[str]:
+    """The tags by which the first solution is asked for and shown, before all others: gradio's script waits for it."""
     yield f"<script>{OPENING}</script>"
-    yield f'<link rel="stylesheet" href="./theme.css?v={html.escape(str(config.get("theme_hash")))}">'
     yield f'<script type="module" src="./{BASE}{EARLY}.js"></script>'
-    yield from first.tags()
 
 
 # -- The page and its description, made once for each address that the app is reached under ---------------------------

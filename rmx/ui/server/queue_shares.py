@@ -15,7 +15,8 @@ import random
 import sys
 import time
 from collections import ChainMap, Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -24,12 +25,14 @@ import fastapi
 import gradio as gr
 import gradio.routes
 import orjson
+from fastapi.responses import StreamingResponse
 from gradio.block_function import BlockFunction
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.state_holder import SessionState, StateHolder
 from gradio.utils import run_coro_in_background
+from starlette.types import Receive, Scope, Send
 
 from rmx.engine.fair_queue import RequestOwner, Usage, current_owner
 from rmx.storage.safe_files import sendable
@@ -63,7 +66,7 @@ def share_queue(
     queue: Any = page._queue
     queue.__class__ = SharedQueue
     queue.name, queue.shares, queue.leave = name, shares, leave
-    queue.served, queue.unheard, queue.tasks = Usage(), {}, {}
+    queue.served, queue.unheard, queue.tasks, queue.beside = Usage(), {}, {}, []
     queue.ANALYTICS_MAX_EVENTS = MOST_RECORDS
 
 
@@ -76,6 +79,7 @@ class SharedQueue(Queue):
     served: Usage  # events of each address and visitor, lately
     unheard: dict[str, tuple[Any, float]]  # session -> its first unread message, since when
     tasks: dict[str, "asyncio.Task[Any] | None"]  # event's id -> what processes it
+    beside: list[RequestOwner]  # who reads a stream that is no event
 
     def start(self) -> None:
         """As gradio's; on a public site it also ends events without a listener."""
@@ -91,16 +95,28 @@ class SharedQueue(Queue):
         Raises:
             HTTPException: 429 with a sentence, where who asks has a full share.
         """
-        who = self.name(request)
         self._replace_plan(body)
-        events = [self._who(event) for event in self.event_ids_to_events.values()]
-        mine = sum(other.owner == who.owner for other in events)
+        self._admit(self.name(request))
+        return await super().push(body, request, username)
+
+    @contextmanager
+    def share(self, who: RequestOwner) -> Iterator[None]:
+        """Count what the `with` block does as an event of who asks; raises as `push` does."""
+        self._admit(who)
+        self.beside.append(who)
+        try:
+            yield
+        finally:
+            self.beside.remove(who)
+
+    def _admit(self, who: RequestOwner) -> None:
+        others = [*map(self._who, self.event_ids_to_events.values()), *self.beside]
+        mine = sum(other.owner == who.owner for other in others)
         if self.shares.visitor and mine >= self.shares.visitor:
             raise _later(f"{mine} requests of yours are under way already. Wait for one of them, or stop it.")
-        near = sum(other.address == who.address for other in events) if who.address is not None else 0
+        near = sum(other.address == who.address for other in others) if who.address is not None else 0
         if self.shares.address and near >= self.shares.address:
             raise _later(f"{near} requests from your network are under way already. Try again in a moment.")
-        return await super().push(body, request, username)
 
     def _replace_plan(self, body: PredictBodyInternal) -> None:
         """A newer plan of a page takes the place of the one that waits: only the last one is looked at."""
@@ -209,6 +225,21 @@ class SharedQueue(Queue):
                 first, since = before.get(session, (None, now))
                 self.unheard[session] = (waiting[0], since if waiting[0] is first else now)
         return [session for session, (_, since) in self.unheard.items() if now - since >= UNHEARD]
+
+
+class SharedStream(StreamingResponse):
+    """Messages as events of a stream beside the queue, counted among the events of the visitor who reads it."""
+
+    def __init__(self, page: gr.Blocks, request: fastapi.Request, messages: Iterator[Any]) -> None:
+        sent = (b"data: " + dump_json(message) + b"\n\n" for message in messages)
+        super().__init__(sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self.queue: Any = page._queue
+        self.who = self.queue.name(request)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As any response's; refused with 429 where the visitor has a full share."""
+        with self.queue.share(self.who):
+            await super().__call__(scope, receive, send)
 
 
 def is_plan(event: Event) -> bool:

@@ -18,6 +18,7 @@ from rmx.storage.safe_files import MOST_CHARACTERS
 from rmx.trees.gallery import list_trees
 from rmx.ui.jobs.measurements import Sharing
 from rmx.ui.server.doors import LARGE
+from rmx.ui.server.late_tabs import build_late
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.form_parts import LIGHT, QUIET, Who, answers, literal, shows_errors
@@ -129,6 +130,7 @@ def build_builder(boxes: parts.ProblemBoxes) -> None:
     """Lay out a panel in which a template, names, a thing and numbers make a problem with its answer for the boxes."""
     first = next(iter(TEMPLATES.values()))
     with gr.Accordion("Build a problem", open=False, elem_id="builder"):
+        build_late()
         template = gr.Dropdown(
             [(t.describe(), t.name) for t in TEMPLATES.values()], value=first.name, label="Kind of problem"
         )

@@ -13,14 +13,15 @@ It asks `run_tail` about once a second while it is in sight and the run is alive
 the run anew, `"more": true` ask on at once), and `dry_run` once, when the gate of a run comes into sight. It sends
 `stop` {"id"}, `resume` {"id", "tau"?: the slider's, after a dry run}, `open` {"id", "where": "explore" | "compare"},
 `download` {"id"} and `tau` {"tau"}: the threshold on which the slider came to rest. After stop and resume it waits for
-the poll to tell the new state. Other components reach it by `window.rmxTrain`: watch(id), tau(), watched().
+the poll to tell the new state. Other components reach it by `window.rmxTrain`: watch(id), tau(), watched(); before it
+is there, the address names the run that it is to watch.
 
 The table of runs asks `runs_list` every three seconds while it is in sight, so a closed page costs nothing and a
 restart of the app loses nothing. It gets `me`, `refused` and `watch` as above, and
     told    {"kind", "id", "text", "url"?}: a sentence in the run's detail; a url on huggingface.co is linked
     file    {"kind", "id", "name", "url"}: the page downloads it; a path on this server only
-and sends `stop`, `resume`, `open`, `download` and `watch` {"id"}, `remove` {"id"}, `note` {"id", "text"},
-`push` {"id", "repo", "token", "private"}, `train` {}, `rate` {"name", "usd": text, empty to take it back}.
+and sends `stop`, `resume`, `open`, `download` {"id"}, `remove` {"id"}, `note` {"id", "text"},
+`push` {"id", "repo", "token", "private"}, `rate` {"name", "usd": text, empty to take it back}.
 Other components reach it by `window.rmxRuns`: open(id), compare(ids), refresh().
 """
 
@@ -63,7 +64,7 @@ TITLES = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a
 class TrainForm:
     """The form; where training is capped it begins with the recipe that stays below the caps."""
 
-    def __init__(self, policy: SiteRules) -> None:
+    def __init__(self, policy: SiteRules, pins: gr.State) -> None:
         capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
         self.start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
         gr.Button(
@@ -89,9 +90,8 @@ class TrainForm:
             made |= {name: _component(name, values[name]) for name in FIELDS if name not in USUAL}
         self.style = StyleControls("train")
         self.fields: dict[str, Any] = {name: made[name] for name in FIELDS}
-        self.pins = gr.State([])  # forks pinned in Explore, as JSON
         # The inputs of every callback that makes a job, in the order of `TrainTab.job`.
-        what = [self.model, self.problem_set, self.preset, self.pins, self.sweep]
+        what = [self.model, self.problem_set, self.preset, pins, self.sweep]
         self.asked = [*what, *self.fields.values(), *self.style.asked]
 
 
@@ -137,7 +137,6 @@ class TrainTab(RunsTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
     view: gr.HTML
-    pins: gr.State  # forks pinned in Explore, as JSON
 
     def job(self, model: str, problem_set: str, preset: str, pins: Any, sweep: str, *values: Any) -> TrainJob:
         """The job that the form describes."""
@@ -180,16 +179,16 @@ class TrainTab(RunsTab):
         return [shown_value(recipe[name]) for name in FIELDS]
 
 
-def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTab:
-    """Lay the tab out inside an open gr.Tab and wire it."""
+def build_train_tab(training: Training, owners: Owners, page: gr.Tab, pins: gr.State) -> TrainTab:
+    """Lay the tab out inside an open gr.Tab and wire it; `pins` holds the forks pinned in Explore, as JSON."""
     tab, who = TrainTab(training, owners), owners.key_of
     with gr.Row(elem_id="training", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="train-controls", elem_classes="controls"):
-            c = TrainForm(training.workspace.policy)
+            c = TrainForm(training.workspace.policy, pins)
         with gr.Column(scale=1, min_width=320):
             asked = answers(who, run_tail=training.run_tail, dry_run=training.dry_run)
             shown = tab.view = build_view("train/train_view", asked, elem_id="train")
-    tab.pins, planned = c.pins, [shown, c.start]
+    planned = [shown, c.start]
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
     page.select(tab.opening, None, shown, **LIGHT).then(tab.plan, c.asked, planned, **PLAN)
     c.start.click(tab.start(), c.asked, shown, **busy)

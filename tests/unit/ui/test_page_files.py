@@ -58,7 +58,7 @@ def test_a_late_tab_comes_whole_when_it_is_opened(client):
     whole = client.get("/config").json()
     first = json.loads(client.get("/").text.partition("window.gradio_config = ")[2].partition(";</script>")[0])
     tabs = list(find_late(whole))
-    assert len(tabs) == 2
+    assert len(tabs) == 6
     ids, events = ({one["id"] for one in first[name]} for name in ("components", "dependencies"))
     for tab in tabs:
         (opening,) = [one for one in first["dependencies"] if [tab.note, "open"] in one["targets"]]
@@ -70,9 +70,10 @@ def test_a_late_tab_comes_whole_when_it_is_opened(client):
         assert all([sent["layout"]["id"], "select"] in one["targets"] for one in opened)
         ids |= {one["id"] for one in sent["components"]}
         events |= {one["id"] for one in sent["dependencies"]}
-        model = [one["props"] for one in sent["components"] if one["type"] in ("dropdown", "textbox", "number")]
-        assert model
-        assert all(one["interactive"] for one in model)  # what is sent with an event can be typed into
+        fields = [one["props"] for one in sent["components"] if one["type"] in ("dropdown", "textbox", "number")]
+        assert fields or {one["type"] for one in sent["components"]} == {"html", "tabitem"}  # Runs is a view alone
+        assert sent["components"][0]["props"].get("open", True)  # a panel stays unfolded
+        assert all(one["interactive"] for one in fields)  # what is sent with an event can be typed into
     endpoints = {one["id"] for one in whole["components"] if one["type"] == "api"}
     assert ids == {one["id"] for one in whole["components"]} - endpoints
     assert events == {one["id"] for one in whole["dependencies"] if endpoints.isdisjoint(one["outputs"])}

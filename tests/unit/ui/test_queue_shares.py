@@ -100,6 +100,18 @@ def test_what_runs_counts_as_well_as_what_waits(queue):
     join(queue, "anna")
 
 
+def test_a_stream_beside_the_queue_counts_as_long_as_it_is_read(queue):
+    anna = RequestOwner("anna", "here")
+    with queue.share(anna), queue.share(anna), queue.share(anna):
+        for ask in (lambda: join(queue, "anna"), lambda: queue.share(anna).__enter__()):
+            with pytest.raises(fastapi.HTTPException, match="3 requests of yours"):
+                ask()
+        join(queue, "ben", "here"), join(queue, "carl", "here")
+        with pytest.raises(fastapi.HTTPException, match="5 requests from your network"):
+            queue.share(RequestOwner("dora", "here")).__enter__()
+    join(queue, "anna", "here")
+
+
 def test_a_private_app_has_no_shares(queue):
     queue.shares = Shares()
     for _ in range(20):
@@ -326,6 +338,22 @@ def test_what_nobody_listens_to_ends_by_itself_also_while_it_waits(button, value
     finally:
         for line, ticket in held:
             line.leave(ticket)
+
+
+def test_the_first_solution_is_counted_for_who_reads_it(url, space):
+    async def visit():
+        config = await config_of(url)
+        tab, other = [await stranger(url, config, f"203.0.113.{last}") for last in (1, 2)]
+        solve = tab.form.call("solve", "click", **SLOW)
+        while (await tab.post(solve)).status_code != 429:
+            pass
+        refused = await tab.client.get("/opening")
+        assert refused.status_code == 429
+        assert "requests of yours" in refused.json()["detail"]
+        assert (await other.client.get("/opening")).status_code == 200
+        await tab.client.aclose()
+
+    run(visit())
 
 
 def test_a_stream_that_is_closed_ends_what_is_done_for_it(url, space):
