@@ -1,13 +1,12 @@
 // A token of a solution as the views and the exported file show it.
-import { attrs, count, fill, make, nameOf, odds, splitSpace } from "./text.js";
+import { attrs, count, fill, make, meaningOf, nameOf, odds, splitSpace } from "./text.js";
 
 export const CEILING = 2.5; // the ramp of entropy is full at so many nats, for every model alike
 
-const END = /^<(\/s|eos|[|｜]?(end|im_end|eot|eot_id|endoftext|end_of_text|end_of_turn|end▁of▁sentence)[|｜]?)>$/;
 export function tokenSpan(text, pos, kinds = {}) { // `kinds` names what else it is, such as forced or special
   const span = attrs(make("span", "t"), { "data-i": pos }), all = { part: text === "", blank: /^ +$/.test(text), ...kinds };
   fill(span, text);
-  if (kinds.special && END.test(text)) span.dataset.means = "end of the solution";
+  if (kinds.special && meaningOf(text)) span.dataset.means = meaningOf(text);
   for (const kind in all) if (all[kind]) span.classList.add(kind);
   return span;
 }

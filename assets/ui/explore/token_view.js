@@ -516,14 +516,18 @@ async function renderAlternatives(pos, all = false) {
 export function altItem(alt, rank, chosen) {
   const example = exampleOf(shown), advised = example?.token_id === alt.id && [selected, presenter.asking].includes(example.pos) && !chosen;
   const badge = chosen ? "chosen" : advised ? (example.swapped_answer === example.base_answer ? "try: same answer" : `try: answer ${example.swapped_answer}`) : "";
-  const row = attrs(altRow("button", alt, rank, badge, make("span", "ahead", make("span", "then"), make("span", "ahead-words"))), { "data-id": alt.id });
+  const row = attrs(altRow("button", alt, rank, badge, make("span", "ahead", make("span", "then"), make("span", "ahead-words meant"))), { "data-id": alt.id });
   row.classList.toggle("advised", advised);
   return make("li", "", row);
 }
 async function renderLook(pos) {
   const b = shown, rows = [...ui.alts.querySelectorAll(".alt")].slice(0, 5);
   if (!b.done || !rows.length) return;
-  const tell = (words) => rows.forEach((row) => row.querySelector(".ahead-words").replaceChildren(words(row.dataset.id)));
+  const tell = (words) => rows.forEach((row) => {
+    const place = row.querySelector(".ahead-words");
+    place.replaceChildren(words(row.dataset.id));
+    drawBoxes([place]);
+  });
   const waiting = setTimeout(tell, 200, () => "…");
   renderEnds();
   const ahead = new Map((await cached("look", pos))?.alternatives?.map((alt) => [String(alt.id), oneLine(alt.text)]));
