@@ -374,6 +374,7 @@ def test_a_box_and_an_end_token_show_what_they_mean_and_are_copied_as_they_are(p
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
     box, end = page.locator("#view .flow .boxed"), page.locator("#view .flow [data-means]")
     command, brace = page.locator("#view .flow .tex").first, page.locator("#view .flow .tex").last
+    expect(box.first).to_be_visible(timeout=30_000)
     assert "".join(box.all_inner_texts()) == "33"
     expect(box.first).not_to_have_css("border-left-width", "0px")
     expect(box.last).not_to_have_css("border-right-width", "0px")

@@ -8,7 +8,7 @@ export function make(tag, cls = "", ...kids) {
 }
 export const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
 export const say = (node, text) => node.textContent !== text && (node.textContent = text); // an equal text must not touch the page
-export const count = (n) => n.toLocaleString("en");
+export const count = (n) => (Number.isInteger(n) ? String(n).replace(/\B(?=(\d{3})+$)/g, ",") : n.toLocaleString("en")); // that takes long once
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 export const waitingText = (ahead, seconds) => // the place in the model's line, and the wait by the turns of late
   `waiting: ${plural(ahead, "request")} before yours${seconds >= 1 ? `, about ${Math.round(seconds)} s` : ""} …`;

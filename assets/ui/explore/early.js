@@ -36,7 +36,15 @@ async function begin(opening, shown) {
     element.style.visibility = "";
     painted().then(shown);
   };
-  await read(opening, (message) => (tell(message), show())).finally(show);
+  await read(opening, async (message) => {
+    if (message.start === 0 && message.done) { // its words first, then all that is drawn of a solution that is whole
+      tell({ ...message, done: false, result: undefined, tree: undefined });
+      show();
+      await painted();
+    }
+    tell(message);
+    show();
+  }).finally(show);
 }
 const painted = () => new Promise(requestAnimationFrame).then(() => new Promise(requestAnimationFrame));
 async function read(opening, tell) {
@@ -44,7 +52,7 @@ async function read(opening, tell) {
   for (let rest = "", part; !(part = await reader.read()).done; ) {
     const events = (rest + part.value).split("\n\n");
     rest = events.pop();
-    for (const event of events) tell(JSON.parse(event.replace("data: ", "")));
+    for (const event of events) await tell(JSON.parse(event.replace("data: ", "")));
   }
 }
 

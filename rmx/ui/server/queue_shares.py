@@ -233,8 +233,8 @@ class SharedStream(StreamingResponse):
     def __init__(self, page: gr.Blocks, request: fastapi.Request, messages: Iterator[Any]) -> None:
         sent = (b"data: " + dump_json(message) + b"\n\n" for message in messages)
         super().__init__(sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self.queue: Any = page._queue
-        self.who = self.queue.name(request)
+        queue: Any = page._queue
+        self.queue, self.who = queue, queue.name(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As any response's; refused with 429 where the visitor has a full share."""
