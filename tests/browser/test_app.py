@@ -23,7 +23,7 @@ FIRST = examples()[0]
 @pytest.fixture
 def page(open_page: Open, url: str) -> Page:
     opened = open_page(url)
-    expect(status(opened)).to_contain_text("tokens", timeout=30_000)
+    expect(opened.locator("#view").get_by_role("status")).to_contain_text("tokens", timeout=30_000)
     return opened
 
 

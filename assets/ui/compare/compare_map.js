@@ -170,14 +170,17 @@ function renderSolutions(run) {
     if (k === parting) row.firstChild.prepend(make("span", "parts-here", "they part here"));
     return row;
   }));
+  for (const side of [1, 2]) { // a box may begin in one row and end in another
+    const cells = [...ui.solutionsRows.querySelectorAll(`td:nth-child(${side}) .t`)], texts = cells.map((cell) => cell.textContent);
+    drawBoxes(cells);
+    cells.forEach((cell, k) => cell.querySelector(".tex") && (cell.title = texts[k]));
+  }
   if (parting < 0) ui.solutionsRows.append(make("tr", "", attrs(make("td", "soft", "The two solutions are the same, token by token."), { colspan: 2 })));
 }
 function solutionCell(text, name) {
   const said = make("span", "t meant"), [words, end] = splitEnd(text.replace(/^ /, ""));
   fill(said, words);
   if (end) said.append(meant(make("i", "", end), end));
-  drawBoxes([said]);
-  if (said.querySelector(".tex")) said.title = showOdd(text.trim());
   if (!text) said.append(make("span", "soft", "nothing"));
   return attrs(make("td", "", said), { dir: "auto", "data-name": name });
 }
