@@ -12,11 +12,12 @@ from rmx.config import ASSETS
 from rmx.data.problem_sets import examples
 
 FIRST = examples()[0]
+ENDS = "() => !document.querySelector('.fan-ray.fan-unknown')"  # all of them are there
 
 
 def explore(page: Page) -> None:
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
-    page.locator(".alt .ahead:not(:empty)").first.wait_for()
+    page.locator(".alt .ahead-words:not(:empty)").first.wait_for()
 
 
 def outcomes(page: Page) -> None:
@@ -24,7 +25,8 @@ def outcomes(page: Page) -> None:
     page.keyboard.press("o")
     page.get_by_text("This choice decides").wait_for(timeout=60_000)
     page.get_by_role("button", name="Which forks decide?").click()
-    page.locator(".fork-column").nth(2).wait_for(timeout=90_000)
+    page.get_by_text("3 of 3 forks").wait_for(timeout=90_000)
+    page.get_by_role("button", name="Stop measuring").wait_for(state="hidden", timeout=90_000)
     page.wait_for_timeout(500)
 
 
@@ -73,7 +75,7 @@ def evaluate(page: Page) -> None:
 
 def phone(page: Page) -> None:
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
-    page.locator(".alt .ahead:not(:empty)").first.wait_for()
+    page.locator(".alt .ahead-words:not(:empty)").first.wait_for()
     page.wait_for_timeout(400)
 
 
@@ -81,7 +83,7 @@ def card(page: Page) -> None:
     """What other sites show of a link: the card that Share makes, after the flip of the first example."""
     page.get_by_role("button", name="wrong → right").click()
     page.locator(".rmx .verdict", has_text="was").wait_for()
-    page.wait_for_function("() => !document.querySelector('.fan-ray.fan-unknown')")  # all ends are there
+    page.wait_for_function(ENDS)
     page.get_by_role("button", name="Share", exact=True).click()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Card for a post").click()
@@ -112,6 +114,7 @@ def main() -> None:
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(url + ("?__theme=dark" if dark else ""))
             page.locator(".rmx [role=status]:not(:empty)").first.wait_for(timeout=60_000)
+            page.wait_for_function(ENDS)
             scene(page)
             if scene is not card:
                 page.screenshot(path=folder / f"{name}.png")

@@ -24,6 +24,7 @@ FIRST = examples()[0]
 def page(open_page: Open, url: str) -> Page:
     opened = open_page(url)
     expect(opened.locator("#view").get_by_role("status")).to_contain_text("tokens", timeout=30_000)
+    expect(opened.locator(".fan-ray.fan-unknown")).to_have_count(0)  # the fan is as high as it will be
     return opened
 
 

@@ -46,13 +46,12 @@ export function plainName(text) {
 export function nameOf(text) {
   const parts = plainName(text).split(/([␣↵⇥▪]+)/).filter(Boolean), means = meaningOf(text);
   const name = make("bdi", "name", ...parts.map((s) => (/^[␣↵⇥▪]/.test(s) ? make("i", "quiet", s) : s)));
-  return means ? meant(name, text, means) : name;
+  if (means) attrs(name, { class: "name meant", "data-means": means, title: text });
+  return name;
 }
-// What an end token means; "" for any other text. The page shows it in place of the text, which a tooltip then has.
-const END = /<(\/s|eos|[|｜]?(end|im_end|eot|eot_id|endoftext|end_of_text|end_of_turn|end▁of▁sentence)[|｜]?)>$/;
-export const meaningOf = (text) => (END.exec(text)?.index === 0 ? "end of the solution" : "");
-export const splitEnd = (text) => [text.replace(END, ""), END.exec(text)?.[0] ?? ""];
-export const meant = (node, text, means = meaningOf(text)) => (node.classList.add("meant"), attrs(node, { "data-means": means, title: text }));
+// What an end token means; "" for any other text. A page shows it in place of the text, which a tooltip then has.
+const END = /^<(\/s|eos|[|｜]?(end|im_end|eot|eot_id|endoftext|end_of_text|end_of_turn|end▁of▁sentence)[|｜]?)>$/;
+export const meaningOf = (text) => (END.test(text) ? "end of the solution" : "");
 export const oneLine = (text) => showOdd(clip(text, 240)).replace(/\n+/g, " ↵ ").replaceAll("\t", " ");
 
 // ---- one token as text --------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // "Where they part": one text, two layers of marks. A line above a word is the adapted model's, a line below the base's.
 import {
-  attrs, clip, count, fill, make, meant, nameOf, odds, percent, plainName, plural, showOdd, splitEnd, splitSpace, waitingText,
+  attrs, clip, count, fill, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
 } from "../common/text.js";
 import { knownText, mark } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
@@ -178,9 +178,8 @@ function renderSolutions(run) {
   if (parting < 0) ui.solutionsRows.append(make("tr", "", attrs(make("td", "soft", "The two solutions are the same, token by token."), { colspan: 2 })));
 }
 function solutionCell(text, name) {
-  const said = make("span", "t meant"), [words, end] = splitEnd(text.replace(/^ /, ""));
-  fill(said, words);
-  if (end) said.append(meant(make("i", "", end), end));
+  const said = make("span", "t meant");
+  fill(said, text.replace(/^ /, ""));
   if (!text) said.append(make("span", "soft", "nothing"));
   return attrs(make("td", "", said), { dir: "auto", "data-name": name });
 }
