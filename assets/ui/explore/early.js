@@ -32,15 +32,18 @@ async function begin(opening, shown) {
   element.innerHTML = await (await fetch(at(`${NAME}.html`))).text();
   await import(at(`${NAME}.js`));
   await painted();
+  const foot = element.querySelector(".foot").style;
   const show = () => {
     element.style.visibility = "";
     painted().then(shown);
   };
   await read(opening, async (message) => {
     if (message.start === 0 && message.done) { // its words first, then all that is drawn of a solution that is whole
+      foot.visibility = "hidden"; // what stands below moves then
       tell({ ...message, done: false, result: undefined, tree: undefined });
       show();
       await painted();
+      foot.visibility = "";
     }
     tell(message);
     show();
