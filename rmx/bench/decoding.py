@@ -6,6 +6,7 @@ not count. So both make the same number of useful tokens, whatever they sample.
 
 import statistics
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -112,7 +113,7 @@ def branches(model: Model, rounds: int, at: int = 200, length: int = 24) -> dict
         return continue_batch(engine, prefix, given, max_new=length, over=lambda row, token: False)
 
     same = each() == batch()
-    slow, fast = alternate(each, batch, rounds, engine.device.type == "cuda")
+    slow, fast = in_turn((each, batch), rounds, engine.device.type == "cuda")
     return {
         "prefix_for_each / one_batch": ratio(slow, fast),
         "same_tokens": same,
@@ -121,8 +122,9 @@ def branches(model: Model, rounds: int, at: int = 200, length: int = 24) -> dict
 
 
 def streams(model: Model, rounds: int, counts: Sequence[int] = (8, 32), tokens: int = 48) -> dict[str, Any]:
-    """Solutions of different prompts that are written at the same time, against one after the other."""
-    unending, found = endless(model), dict[str, Any]()
+    """Solutions of different prompts that are written at the same time, against one after the other; of the whole
+    solutions, whose prompts are read in both, and of the steps alone."""
+    unending, found, cuda = endless(model), dict[str, Any](), model.engine.device.type == "cuda"
     jobs = [Job(model.prompt_ids(f"{n}: {PROBLEM}"), Sampling(max_new_tokens=tokens), model.tau) for n in range(1, 33)]
 
     def each(n: int) -> list[list[int]]:
@@ -136,10 +138,22 @@ def streams(model: Model, rounds: int, counts: Sequence[int] = (8, 32), tokens: 
             pass
         return [one.trace().ids for one in made]
 
+    def step_seconds(n: int) -> float:
+        """Seconds of a step of n streams: the first half of their tokens, since who began first ends first."""
+        model.engine.prefixes.clear()
+        with ExitStack() as stack:
+            made = [stack.enter_context(closing(iter(Generation(unending, job)))) for job in jobs[:n]]
+            for stream in made:
+                next(stream)
+            steps = tokens // 2
+            return seconds_of(lambda: [next(stream) for _ in range(steps) for stream in made], cuda) / steps
+
     for n in counts:
         same = sum(a == b for a, b in zip(each(n), together(n), strict=True))
-        slow, fast = alternate(partial(each, n), partial(together, n), rounds, model.engine.device.type == "cuda")
+        slow, fast = in_turn((partial(each, n), partial(together, n)), rounds, cuda)
         found[f"one_after_the_other / {n}_together"] = ratio(slow, fast)
+        one, all_of_them = zip(*[(n * step_seconds(1), step_seconds(n)) for _ in range(rounds)], strict=True)
+        found[f"{n}_steps_of_one / one_step_of_{n}"] = ratio(one, all_of_them)
         found[f"same_texts_of_{n}"] = same
         found[f"tokens_per_second_of_{n}"] = n * tokens / statistics.median(fast)
     return found

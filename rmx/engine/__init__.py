@@ -24,10 +24,10 @@ same time by one pass; a branch is a copy of a row. On CUDA, passes of a shape t
 
 Whose turn it is: fair_queue. People's streams share a turn, at most `SEATS` of them and as many as fit into
 `SEAT_BYTES`. Other work has the engine alone, and whoever has had a slice gives way between two steps to who goes first
-(`Engine.give_way`): watched work before measured, measured before bulk. Its rows stay where they are meanwhile. While
-people's streams never end, a question or a measurement that waits has a third of the time, bulk work a ninth. It does
-not join their steps: its figures would then round by who else is there, and every word would wait for all its rows.
-decoding_memory bounds what all rows of long work take together.
+(`Engine.give_way`): watched work before measured, measured before bulk, bulk before what nobody has asked for. Its rows
+stay where they are meanwhile. While people's streams never end, a question or a measurement that waits has a third of
+the time, bulk work a ninth. It does not join their steps: its figures would then round by who else is there, and every
+word would wait for all its rows. decoding_memory bounds what all rows of long work take together.
 
 What holds whoever else is there: a draw depends on (seed, prompt, sample, position) only; a row's logits depend on the
 arena's bucket (slots, width) only, to the last bit; a cold run is computed alone, and on a CPU so is a stream that has

@@ -135,12 +135,7 @@ class FairQueue:
     def asked(self) -> int:
         """How many of them somebody has asked for."""
         with self._changed:
-            return sum(ticket.who.kind < Kind.UNASKED for ticket in self._line)
-
-    @property
-    def full(self) -> bool:
-        """Whether as many as the limit allows hold or wait for the engine."""
-        return self.waiting() >= self.limit
+            return len(self._line_of(Kind.BULK))
 
     def enter(self, seat_bytes: int | None = None) -> Ticket:
         """Join the line.
@@ -162,12 +157,13 @@ class FairQueue:
     def _admit(self, who: RequestOwner) -> None:
         if self._closed:
             raise Busy("rmx is being stopped. Try again when it is back.")
-        if len(self._line) >= self.limit:
-            raise Busy(f"{len(self._line)} requests wait for this model already. Try again in a moment.")
-        mine = sum(t.who.owner == who.owner for t in self._line) if who.owner is not None else 0
+        line = self._line_of(max(who.kind, Kind.BULK))  # nobody is refused for what nobody has asked for
+        if len(line) >= self.limit:
+            raise Busy(f"{len(line)} requests wait for this model already. Try again in a moment.")
+        mine = sum(one.owner == who.owner for one in line) if who.owner is not None else 0
         if self.per_owner and mine >= self.per_owner:
             raise Busy(f"{mine} requests of yours are under way already. Wait for one of them, or stop it.")
-        near = sum(t.who.address == who.address for t in self._line) if who.address is not None else 0
+        near = sum(one.address == who.address for one in line) if who.address is not None else 0
         if self.per_address and near >= self.per_address:
             raise Busy(f"{near} requests from your network are under way already. Try again in a moment.")
 
@@ -253,6 +249,10 @@ class FairQueue:
             self._changed.notify_all()
 
     # -- inside; the caller holds the lock ----------------------------------------------------------------------------
+
+    def _line_of(self, kind: Kind) -> list[RequestOwner]:
+        """Who holds or waits, with work of this kind or a lower one."""
+        return [ticket.who for ticket in self._line if ticket.who.kind <= kind]
 
     def _rank(self, ticket: Ticket, now: float) -> tuple[int, float, float, int]:
         """The lowest goes first."""

@@ -1,7 +1,7 @@
 """Prompt to Trace: one completion, token by token, with the statistics of the very pass that chose each token."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -59,7 +59,7 @@ class Generation:
         if not self.job.cold:
             self.tokens.extend(self.job.kept)
 
-    def __iter__(self) -> Iterator[TokenDist]:
+    def __iter__(self) -> Generator[TokenDist]:
         with self.model.engine.queue.turn(seat_bytes=self.seat_bytes()) as ticket:
             yield from self.tokens_held(ticket)
 

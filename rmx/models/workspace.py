@@ -174,8 +174,8 @@ class Workspace:
             model.engine.queue.close()
 
     def waiting(self) -> int:
-        """How many hold or wait for the model with the longest line."""
-        return max((m.engine.queue.waiting() for m in list(self._models.values())), default=0)
+        """How many hold or wait for the model with the longest line, for what somebody has asked for."""
+        return max((m.engine.queue.asked() for m in list(self._models.values())), default=0)
 
     @property
     def loaded(self) -> list[str]:

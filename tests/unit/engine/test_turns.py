@@ -223,6 +223,21 @@ def test_no_address_takes_more_than_a_share_of_the_line():
     assert turns.waiting() == 8
 
 
+def test_nobody_is_refused_for_what_nobody_has_asked_for():
+    turns = FairQueue(limit=4, per_owner=2, per_address=3)
+    for i in range(3):
+        enter(turns, f"cookie {i}", "there", Kind.UNASKED)
+    with pytest.raises(Busy, match="3 requests from your network"):
+        enter(turns, "cookie 3", "there", Kind.UNASKED)
+    for kind in (Kind.WATCHED, Kind.BULK):
+        enter(turns, "cookie 0", "there", kind)
+    with pytest.raises(Busy, match="2 requests of yours"):
+        enter(turns, "cookie 0", "there")
+    assert (turns.waiting(), turns.asked()) == (5, 2)
+    with pytest.raises(Busy, match="5 requests wait"):
+        enter(turns, None, kind=Kind.UNASKED)
+
+
 def test_only_a_few_are_begun_at_the_same_time_and_the_others_wait_for_an_end(clock):
     turns = FairQueue()
     begun = [enter(turns, f"cookie {i}", "there") for i in range(BEGUN_EACH + 1)]
