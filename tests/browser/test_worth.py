@@ -250,7 +250,10 @@ def test_importance_draws_every_fork_and_a_click_selects_it(page: Page) -> None:
     expect(inspector(page)).to_contain_text("Fork at 13")
     expect(panel.get_by_role("listitem")).to_have_count(4)
     expect(panel.get_by_role("listitem").nth(2)).to_contain_text("2 forks")
-    panel.get_by_role("listitem").nth(3).get_by_role("button").click()
+    last = panel.get_by_role("listitem").nth(3)
+    expect(last.locator(".boxed")).to_have_text("95")
+    expect(last.locator(".sentence")).to_have_attribute("title", re.compile(r"\\boxed\{95\}"))
+    last.get_by_role("button").click()
     expect(page.locator(".flow .selected")).to_have_attribute("data-i", str(state["points"][4]["pos"]))
 
 

@@ -1,5 +1,6 @@
 // Which forks decide: the answers still within reach along the solution, and below them the importance of each fork.
 // The shares of a fork hold from behind the fork before it up to this one: until then nothing else is chosen.
+import { drawBoxes } from "../common/boxes.js";
 import { drawn } from "../common/svg.js";
 import { attrs, count, make, nameOf, oneLine, plainName, plural } from "../common/text.js";
 import { kindOf, SIGNS, textOf } from "../common/answers.js";
@@ -173,6 +174,8 @@ function renderSentences(list, m) {
     const best = m.points.filter((p) => p.pos >= s.from && p.pos <= s.to).sort((a, b) => (b.importance?.value ?? 0) - (a.importance?.value ?? 0))[0];
     const bar = make("i", "sentence-bar"), text = attrs(make("span", "sentence"), { dir: "auto" });
     text.textContent = oneLine(s.text ?? "").trim();
+    drawBoxes([text]);
+    if (text.querySelector(".tex")) text.title = text.textContent;
     bar.style.setProperty("--p", (s.importance ?? 0) / most);
     const figure = make("span", "num", s.importance == null ? "–" : `${round(s.importance)} %`);
     const row = attrs(make("button", "", text, make("span", "soft", plural(s.forks, "fork")), bar, figure), { type: "button" });
