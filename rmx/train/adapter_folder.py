@@ -71,6 +71,7 @@ class Provenance:
     teacher: str | None = None  # distill only
     teacher_figures: Mapping[str, Estimate] | None = None  # its pass@1 and gain, the adapter against it
     started_from: str | None = None  # an adapter that was trained further, by its name
+    rollouts_from: str | None = None  # the file that the rollouts were read from, by its name; None: sampled here
     data: Mapping[str, Any] | None = None  # figures of the events `selection` (train) or `rollouts` (distill)
     gate: Mapping[str, Any] | None = None  # figures of the event `gate`
     head: Mapping[str, Any] | None = None  # where TF32 was asked for: whether, and what it changes
@@ -149,6 +150,7 @@ def provenance(
     return Provenance(
         kind="train", run=config["id"], base=base, recipe=recipe.flat(), departures=recipe.departures(),
         set=set_label(config.get("set")), started_from=spec_label(config.get("adapter")),
+        rollouts_from=Path(config["from_rollouts"]).name if config.get("from_rollouts") else None,
         data=figures_of(last.get("selection")), gate=figures_of(last.get("gate")), head=figures_of(last.get("head")),
         histogram=tuple(last.get("rollouts", last.get("selection", {})).get("histogram", ())),
         checks=_checks(last, finished),
@@ -190,11 +192,13 @@ _OURS = {
         "heldout", "validation", "seed",
     },
 }  # fmt: skip
+_SAMPLED = {"k", "problems", "temperature", "top_p"}  # not used where the rollouts come as a file
 
 
 def adapter_card(story: Provenance, parameters: int | None = None) -> str:
     """The text of the adapter's README.md."""
-    recipe, data, ours = story.recipe, story.data or {}, _OURS[story.kind]
+    recipe, data = story.recipe, story.data or {}
+    ours = _OURS[story.kind] | (_SAMPLED if story.rollouts_from else set())
     left_out = {reason.replace("_", " "): n for reason, n in (data.get("out") or {}).items() if n}
     return render(
         "adapter_card.md", story=story, base=story.base, recipe=recipe, parameters=parameters, front=_front(story),
@@ -244,6 +248,8 @@ def _front(story: Provenance) -> str:
 def _recipe_row(story: Provenance, name: str) -> tuple[str, str, str, bool]:
     """A field of the recipe: name, value here, value in the paper, whether the two differ."""
     paper, value = story.departures.get(name), _value(story.recipe[name])
+    if story.rollouts_from and name in _SAMPLED:
+        return name, "not used", "", False
     if name in _OURS[story.kind]:
         return name, value, "not stated", False
     return (name, value, "the same", False) if paper is None else (name, value, _value(paper[0]), True)

@@ -151,6 +151,16 @@ def test_departures_are_marked():
     assert "All 36 that the paper states hold." in card()
 
 
+def test_settings_of_rollouts_that_came_as_a_file_are_not_told_as_used():
+    text = card(recipe=SMALL, from_rollouts="/somewhere/else/rollouts-1.jsonl")
+    assert "- read from `rollouts-1.jsonl`: 150 problems, 3000 rollouts from the frozen base" in text
+    assert "/somewhere" not in text
+    for name in ("k", "problems", "temperature", "top_p"):
+        assert row(text, name, "Recipe") == [name, "not used", ""]
+    used = SMALL.departures().keys() - {"k", "problems", "temperature", "top_p"}
+    assert f"{len(used)} of the {len(SMALL.flat()) - 15} values that the paper states differ" in text
+
+
 def test_what_the_paper_does_not_state_is_no_departure():
     text = card(recipe=PAPER.with_(neg_floor_nats=0.5, seed=1))
     assert row(text, "neg_floor_nats", "Recipe") == ["neg_floor_nats", "0.5", "not stated"]
