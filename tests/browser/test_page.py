@@ -443,6 +443,20 @@ def the_marks_of_a_selected_token_leave_the_next_character_alone(page: Page) -> 
         assert "inset" in shadow or re.search(r"\) 0px -?2px 0px 0px", shadow), shadow
 
 
+def test_no_arrow_lies_over_the_text_of_a_drop_down(page: Page) -> None:
+    open_tab(page, "Compare")
+    expect(page.locator(".controls .secondary-wrap:visible").first).to_be_visible()
+    room = page.locator(".controls .secondary-wrap:visible").evaluate_all(
+        """wraps => wraps.map((wrap) => {
+            const input = wrap.querySelector("input"), arrow = wrap.querySelector(".icon-wrap");
+            const end = input.getBoundingClientRect().right - parseFloat(getComputedStyle(input).paddingRight);
+            return arrow.getBoundingClientRect().left - end;
+        })"""
+    )
+    assert room
+    assert min(room) >= 0
+
+
 def test_a_page_of_1024_pixels_keeps_the_inspector_beside_the_text(open_page: Open, url: str) -> None:
     page = open_page(url, width=1024, height=768)
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
