@@ -252,6 +252,8 @@ def test_importance_draws_every_fork_and_a_click_selects_it(page: Page) -> None:
     expect(panel.get_by_role("listitem").nth(2)).to_contain_text("2 forks")
     last = panel.get_by_role("listitem").nth(3)
     expect(last.locator(".boxed")).to_have_text("95")
+    expect(last.locator(".boxed")).to_have_css("border-top-style", "solid")
+    expect(last.locator(".tex").first).to_have_css("font-size", "0px")
     expect(last.locator(".sentence")).to_have_attribute("title", re.compile(r"\\boxed\{95\}"))
     last.get_by_role("button").click()
     expect(page.locator(".flow .selected")).to_have_attribute("data-i", str(state["points"][4]["pos"]))

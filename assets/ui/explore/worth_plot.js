@@ -172,7 +172,7 @@ function renderSentences(list, m) {
   list.hidden = !rows.length;
   list.replaceChildren(...rows.map((s) => {
     const best = m.points.filter((p) => p.pos >= s.from && p.pos <= s.to).sort((a, b) => (b.importance?.value ?? 0) - (a.importance?.value ?? 0))[0];
-    const bar = make("i", "sentence-bar"), text = attrs(make("span", "sentence"), { dir: "auto" });
+    const bar = make("i", "sentence-bar"), text = attrs(make("span", "sentence meant"), { dir: "auto" });
     text.textContent = oneLine(s.text ?? "").trim();
     drawBoxes([text]);
     if (text.querySelector(".tex")) text.title = text.textContent;
