@@ -329,11 +329,11 @@ def rollouts_ours(model: Model, prompts: Sequence[tuple[int, ...]], lengths: Len
         left[prompt][sample] -= 1
         return left[prompt][sample] == 0
 
-    asks = [SampleRequest(prompt, range(len(row))) for prompt, row in zip(prompts, lengths, strict=True)]
     sampling = Sampling(temperature=1.0, max_new_tokens=max(map(max, lengths)))
+    asks = [SampleRequest(prompt, range(len(row)), sampling) for prompt, row in zip(prompts, lengths, strict=True)]
     made: list[list[list[int]]] = [[[] for _ in row] for row in lengths]
     rows = sum(map(len, lengths))
-    for ended in sample_continuously(model.engine, asks, sampling, stop_ids=frozenset(), rows=rows, over=over):
+    for ended in sample_continuously(model.engine, asks, stop_ids=frozenset(), rows=rows, over=over):
         for sample in ended:
             made[sample.prompt][sample.number] = list(sample.ids)
     return made

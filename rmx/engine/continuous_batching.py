@@ -32,10 +32,12 @@ def not_over(prompt: int, sample: int, token: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One prompt and the numbers of the samples that are wanted of it."""
+    """One prompt and the numbers of the samples that are wanted of it, as one adapter or the base writes them."""
 
     prompt_ids: tuple[int, ...]
     numbers: Sequence[int]
+    sampling: Sampling
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,10 @@ class Sample:
 def sample_continuously(
     engine: Engine,
     requests: Sequence[SampleRequest],
-    sampling: Sampling,
     *,
     stop_ids: frozenset[int],
     rows: int = 64,
     over: Over = not_over,
-    adapter: str | None = None,
     cancelled: Callable[[], bool] = never,
 ) -> Iterator[list[Sample]]:
     """Make every sample that is asked for; the engine's turn is taken for each round, and given back in between.
@@ -79,10 +79,10 @@ def sample_continuously(
         PromptError: a prompt that this model cannot take.
     """
     rows = min(rows, sum(len(request.numbers) for request in requests))
-    longest = max((len(r.prompt_ids) for r in requests), default=0) + sampling.max_new_tokens
+    longest = longest_of(requests)
     needed = bucket_of(rows) * decoding_memory.row_bytes(engine, longest) if rows else 0
     ended: list[Sample] = []
-    waiting = _wanted(engine, requests, sampling, stop_ids, over, adapter, ended)
+    waiting = _wanted(engine, requests, stop_ids, over, ended)
     decoder = Decoder(engine)
     with decoding_memory.budget_of(engine.device).held(needed, cancelled) as mine:
         more = mine and rows > 0
@@ -94,6 +94,11 @@ def sample_continuously(
                     more = _round(decoder, waiting, rows, cancelled)
             yield ended.copy()
             ended.clear()
+
+
+def longest_of(requests: Sequence[SampleRequest]) -> int:
+    """Most tokens that a sample may have, its prompt included."""
+    return max((len(r.prompt_ids) + r.sampling.max_new_tokens for r in requests), default=0)
 
 
 def _round(decoder: Decoder, waiting: Iterator[Decoding], rows: int, cancelled: Callable[[], bool]) -> bool:
@@ -109,15 +114,14 @@ def _round(decoder: Decoder, waiting: Iterator[Decoding], rows: int, cancelled: 
 def _wanted(
     engine: Engine,
     requests: Sequence[SampleRequest],
-    sampling: Sampling,
     stop_ids: frozenset[int],
     over: Over,
-    adapter: str | None,
     ended: list[Sample],
 ) -> Iterator[Decoding]:
     """The streams of all samples, which are put into `ended` as they end."""
     for i, request in enumerate(requests):
-        prefix, key = Prefix(request.prompt_ids, adapter, reuse=False), prompt_key(request.prompt_ids)
+        prefix, key = Prefix(request.prompt_ids, request.adapter, reuse=False), prompt_key(request.prompt_ids)
+        sampling = request.sampling
         room = min(sampling.max_new_tokens, engine.context - len(request.prompt_ids))
         for number in request.numbers:
             row = _Row(i, number, key, room, sampling, stop_ids, over, ended)

@@ -14,7 +14,7 @@ from rmx.engine.entropy import Capture, capture, logp_and_rank
 
 BLOCK = 256  # tokens of the vocabulary summed together when a whole distribution is inverted
 COLDEST = 1e-30  # below it fp32 overflows; the likeliest token has all the probability long before
-NUCLEUS = 1024  # likeliest tokens among which a nucleus is looked for first
+NUCLEUS = 64  # likeliest tokens among which a nucleus is looked for first
 
 
 def prompt_key(prompt_ids: Sequence[int]) -> bytes:
@@ -88,9 +88,9 @@ def _invert_all(weights: Tensor, u: Tensor) -> Tensor:
     return block * BLOCK + (inside <= left[:, None]).sum(-1)
 
 
-def _invert_nucleus(p: Tensor, top_p: float, u: Tensor) -> Tensor:
-    """The nucleus usually lies in the few likeliest tokens; rows where it does not are sorted whole."""
-    few = min(NUCLEUS, p.shape[-1])
+def _invert_nucleus(p: Tensor, top_p: float, u: Tensor, few: int = NUCLEUS) -> Tensor:
+    """The nucleus usually lies in the few likeliest tokens; rows where it does not are sorted further."""
+    few = min(few, p.shape[-1])
     head, ids = p.topk(few, dim=-1)
     ids, order = ids.sort(-1)
     head, order = head.gather(-1, order).sort(dim=-1, descending=True, stable=True)  # equals: the lower id first
@@ -100,8 +100,7 @@ def _invert_nucleus(p: Tensor, top_p: float, u: Tensor) -> Tensor:
     found = _invert_sorted(sums, ids, top_p, u)
     wide = (~inside).nonzero()[:, 0]
     if few < p.shape[-1] and len(wide):
-        whole, ids = p[wide].sort(dim=-1, descending=True, stable=True)
-        found[wide] = _invert_sorted(whole.double().cumsum(-1), ids, top_p, u[wide])
+        found[wide] = _invert_nucleus(p[wide], top_p, u[wide], 16 * few)
     return found
 
 

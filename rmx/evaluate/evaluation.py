@@ -1,11 +1,11 @@
 """Run an evaluation, or grade its kept completions again by the present rules, without a pass of any network.
 
-Problems are taken in portions, each by all models in turn, so that models can be compared from the first portion on.
-What was known before is not made again, so an evaluation that broke off makes what is missing.
+All models that can share the passes of a network write at once, problem by problem, so that they can be compared from
+the first problems on. What was known before is not made again, so an evaluation that broke off makes what is missing.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from rmx.arguments import Sampling
 from rmx.compare.controls import BaseCheck, check_loaded
 from rmx.data.problem_files import overlap
-from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
+from rmx.engine.continuous_batching import Sample, SampleRequest, longest_of, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key
@@ -44,9 +44,7 @@ def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | 
         return None
 
 
-FIRST = 4  # problems of the first portion; the next ones double
-WANTED = 1024  # samples of a portion, about
-LEAST, MOST = 8, 64  # problems of a portion
+PORTION = 64  # problems between two reports; models that cannot write at once take turns of so many
 
 Shelves = Sequence[tuple[Contestant, Sampling, Shelf]]  # of each model one for greedy, one for the draws
 
@@ -92,15 +90,18 @@ class Evaluation:
         adapters = [c.adapter for c in self.contestants if c.model is base and c.adapter]
         self._check = check_loaded(Pair(base, base, adapters[0] if adapters else None))
         with self._opened() as shelves:
+            groups = self._groups(shelves)
+            all_places = range(len(self.problems))
+            most = len(all_places) if len(groups) == 1 else PORTION
             yield self._report(False)
-            for start, end in portions(len(self.problems), self.config.n):
-                for contestant, sampling, shelf in shelves:
-                    yield from self._portion(contestant, self._prompts[start:end], sampling, shelf, cancelled)
-                    if cancelled():
+            for start in all_places[:: max(most, 1)]:
+                for group in groups:
+                    for _ in self._make(group, all_places[start : start + most], cancelled):
+                        self._grade(shelves)
                         yield self._report(False)
-                        return
-                self._solved += [self._graded(i, shelves) for i in range(start, end)]
-                yield self._report(len(self._solved) == len(self.problems))
+                while self._grade(shelves) and not cancelled():
+                    yield self._report(False)
+            yield self._report(len(self._solved) == len(self.problems))
 
     @contextmanager
     def _opened(self) -> Iterator[Shelves]:
@@ -121,46 +122,65 @@ class Evaluation:
     def _numbers(self, sampling: Sampling) -> range:
         return range(1 if sampling.greedy else self.config.n)
 
-    def _portion(
-        self,
-        contestant: Contestant,
-        prompts: Sequence[tuple[int, ...]],
-        sampling: Sampling,
-        shelf: Shelf,
-        cancelled: Callable[[], bool],
-    ) -> Iterator[EvalReport]:
-        """The completions of some problems by one model with one setting."""
-        numbers = self._numbers(sampling)
-        missing = [
-            SampleRequest(p, tuple(number for number in numbers if (hashed(p), number) not in shelf.found))
-            for p in prompts
-        ]
-        there = len(prompts) * len(numbers) - sum(len(request.numbers) for request in missing)
-        self._at += there
-        self._cached += there
-        if there == len(prompts) * len(numbers):
+    def _groups(self, shelves: Shelves) -> list[Shelves]:
+        """The shelves of those models together that can share passes: base and plain LoRAs of one network."""
+        groups: dict[Hashable, list[tuple[Contestant, Sampling, Shelf]]] = {}
+        for contestant, sampling, shelf in shelves:
+            engine, adapter = contestant.model.engine, contestant.adapter
+            kind = None if engine.scales(adapter) else adapter
+            groups.setdefault((id(engine), kind), []).append((contestant, sampling, shelf))
+        return list(groups.values())
+
+    def _make(self, group: Shelves, places: Sequence[int], cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Make the completions of some problems that are missing; returns to the caller several times a second."""
+        asked: list[tuple[SampleRequest, Contestant, Shelf]] = []
+        for place in places:
+            prompt = self._prompts[place]
+            for contestant, sampling, shelf in group:
+                numbers = self._numbers(sampling)
+                missing = [number for number in numbers if (hashed(prompt), number) not in shelf.found]
+                self._at += len(numbers) - len(missing)
+                self._cached += len(numbers) - len(missing)
+                if missing:
+                    asked.append((SampleRequest(prompt, missing, sampling, contestant.adapter), contestant, shelf))
+        if not asked:
             return
-        tally, began, model = self._tallies[contestant.name], time.monotonic(), contestant.model
-        made = sample_continuously(
+        requests, model = [request for request, *_ in asked], group[0][0].model
+        tallies = [self._tallies[name] for name in {contestant.name for _, contestant, _ in asked}]
+        before, began = sum(tally.seconds for tally in tallies), time.monotonic()
+        for samples in sample_continuously(
             model.engine,
-            missing,
-            sampling,
+            requests,
             stop_ids=model.stop_ids,
-            rows=fitting_rows(model.engine, max(map(len, prompts)) + sampling.max_new_tokens),
-            over=Endings(model, prompts),
-            adapter=contestant.adapter,
+            rows=fitting_rows(model.engine, longest_of(requests)),
+            over=Endings(model, [request.prompt_ids for request in requests]),
             cancelled=cancelled,
-        )
-        for samples in made:
+        ):
             for sample in samples:
-                one = read(contestant, prompts[sample.prompt], sample)
+                request, contestant, shelf = asked[sample.prompt]
+                tally, one = self._tallies[contestant.name], read(contestant, request.prompt_ids, sample)
                 shelf.add(one)
                 tally.tokens += one.length
+                tally.fault = shelf.fault
             self._at += len(samples)
-            now = time.monotonic()
-            tally.seconds, began = tally.seconds + now - began, now
-            tally.fault = shelf.fault
-            yield self._report(False)
+            made, spent = sum(tally.tokens for tally in tallies), before + time.monotonic() - began
+            for tally in tallies:  # a token takes as long whoever writes it
+                tally.seconds = spent * tally.tokens / made if made else 0.0
+            yield
+
+    def _grade(self, shelves: Shelves) -> bool:
+        """Grade the next problems, a portion at most, as far as their completions are there; whether there were any."""
+        first = len(self._solved)
+        for place in range(first, min(first + PORTION, len(self.problems))):
+            if not self._whole(place, shelves):
+                break
+            self._solved.append(self._graded(place, shelves))
+        return len(self._solved) > first
+
+    def _whole(self, place: int, shelves: Shelves) -> bool:
+        """Whether all completions of a problem are there."""
+        prompt = hashed(self._prompts[place])
+        return all((prompt, number) in shelf.found for _, s, shelf in shelves for number in self._numbers(s))
 
     def _graded(self, place: int, shelves: Shelves) -> ProblemRow:
         """One problem, as all models answered it; what its answers were judged to be is kept."""
@@ -194,15 +214,6 @@ class Evaluation:
             seen=self._seen,
             check=self._check,
         )
-
-
-def portions(problems: int, n: int) -> Iterator[tuple[int, int]]:
-    """Beginnings and ends of the portions: small ones first, so that something is seen at once."""
-    largest, size, start = max(LEAST, min(MOST, WANTED // max(n, 1))), FIRST, 0
-    while start < problems:
-        end = min(problems, start + size)
-        yield start, end
-        start, size = end, min(2 * size, largest)
 
 
 def read(contestant: Contestant, prompt: Sequence[int], sample: Sample) -> Answered:
@@ -259,8 +270,7 @@ class Regrading(Evaluation):
 
     def _leave_out(self, shelves: Shelves) -> int:
         """Keep the problems alone of which everything is there; returns how many were left out."""
-        places = [(shelf.found, number) for _, sampling, shelf in shelves for number in self._numbers(sampling)]
-        there = [all((hashed(prompt), number) in found for found, number in places) for prompt in self._prompts]
+        there = [self._whole(place, shelves) for place in range(len(self.problems))]
         if not any(there):
             raise RmxError(
                 "Of none of these problems all completions are kept. Evaluate once without --regrade, with the same "

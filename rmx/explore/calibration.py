@@ -19,7 +19,7 @@ import torch
 from rmx.arguments import Sampling
 from rmx.config import ASSETS, cache_dir, check_tau, is_number
 from rmx.data.problem_sets import load_set, split_name
-from rmx.engine.continuous_batching import SampleRequest, sample_continuously
+from rmx.engine.continuous_batching import SampleRequest, longest_of, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.engine import Engine
 from rmx.engine.remote import NOT_HERE
@@ -129,13 +129,12 @@ def calibrate_greedily(model: Model, problems: Sequence[Problem], longest: int) 
         RmxError: not a single token was made.
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
-    most = max(map(len, prompts)) + longest
+    asked = [SampleRequest(prompt, (0,), Sampling(max_new_tokens=longest)) for prompt in prompts]
     ended = sample_continuously(
         model.engine,
-        [SampleRequest(prompt, (0,)) for prompt in prompts],
-        Sampling(max_new_tokens=longest),
+        asked,
         stop_ids=model.stop_ids,
-        rows=fitting_rows(model.engine, most),
+        rows=fitting_rows(model.engine, longest_of(asked)),
         over=Endings(model, prompts),
     )
     entropies = [entropy for samples in ended for sample in samples for entropy in sample.entropies]

@@ -31,7 +31,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def batch(engine, samples: int = 4, **options) -> Iterator[list[Sample]]:
     options = {"stop_ids": frozenset[int](), "rows": 4} | options
-    return sample_continuously(engine, [SampleRequest((1, 2, 3), range(samples))], HOT, **options)
+    return sample_continuously(engine, [SampleRequest((1, 2, 3), range(samples), HOT)], **options)
 
 
 def layers() -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from rmx.arguments import Sampling
-from rmx.engine.continuous_batching import SampleRequest, not_over, sample_continuously
+from rmx.engine.continuous_batching import SampleRequest, longest_of, not_over, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.grading.answers import CUT
 from rmx.models.load import Model
@@ -39,19 +39,17 @@ def sample_rollouts(
         cancelled: asked between steps; unfinished completions are dropped.
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
+    sampling = Sampling(config.temperature, config.top_p, seed, config.max_new_tokens)
     missing = [
-        SampleRequest(prompt, tuple(gen for gen in range(config.k) if (problem.id, gen) not in done))
+        SampleRequest(prompt, [gen for gen in range(config.k) if (problem.id, gen) not in done], sampling, adapter)
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
-    longest = max(map(len, prompts), default=0) + config.max_new_tokens
     ended = sample_continuously(
         model.engine,
         missing,
-        Sampling(config.temperature, config.top_p, seed, config.max_new_tokens),
         stop_ids=model.stop_ids,
-        rows=rows or fitting_rows(model.engine, longest),
+        rows=rows or fitting_rows(model.engine, longest_of(missing)),
         over=Endings(model, prompts, answers=False) if model.style.stops else not_over,
-        adapter=adapter,
         cancelled=cancelled,
     )
     for samples in ended:

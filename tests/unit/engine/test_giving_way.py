@@ -125,9 +125,9 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
         return [{arm: result.ids for arm, result in one.items()} for one in found]
 
     def samples():
-        asks = [SampleRequest(prompt, range(3)) for prompt in ids]
+        asks = [SampleRequest(prompt, range(3), SAMPLED, rl.adapter) for prompt in ids]
         stops = frozenset(model.stop_ids)
-        made = sample_continuously(model.engine, asks, SAMPLED, stop_ids=stops, rows=4, adapter=rl.adapter)
+        made = sample_continuously(model.engine, asks, stop_ids=stops, rows=4)
         return sorted((s.prompt, s.number, s.ids) for ended in made for s in ended)
 
     works = (batch, mapped, arms, samples)

@@ -25,9 +25,13 @@ def prompts() -> list[tuple[int, ...]]:
     return [tuple(torch.randint(0, 256, (n,), generator=generator).tolist()) for n in (9, 3, 70, 20)]
 
 
-def every(engine: Engine, asks, sampling=HOT, **options) -> dict[tuple[int, int], Sample]:
+def ask(prompt, numbers, sampling=HOT, adapter=None) -> SampleRequest:
+    return SampleRequest(prompt, numbers, sampling, adapter)
+
+
+def every(engine: Engine, asks, **options) -> dict[tuple[int, int], Sample]:
     options = {"stop_ids": frozenset({65, 66, 67, 68, 69, 70})} | options
-    ended = [s for found in sample_continuously(engine, asks, sampling, **options) for s in found]
+    ended = [s for found in sample_continuously(engine, asks, **options) for s in found]
     made = {(s.prompt, s.number): s for s in ended}
     assert len(made) == len(ended)
     return made
@@ -52,7 +56,7 @@ def alone(engine: Engine, prompt, number, sampling, stop_ids):
 def test_a_sample_is_what_it_would_be_alone(tiny, prompts, rows):
     stop_ids = frozenset(range(60, 64))
     sampling = Sampling(temperature=0.9, top_p=0.95, seed=3, max_new_tokens=WIDTH + 10)
-    made = every(tiny.engine, [SampleRequest(p, range(4)) for p in prompts], sampling, rows=rows, stop_ids=stop_ids)
+    made = every(tiny.engine, [ask(p, range(4), sampling) for p in prompts], rows=rows, stop_ids=stop_ids)
     assert set(made) == {(i, n) for i in range(4) for n in range(4)}
     for (i, number), sample in made.items():
         ids, entropies, logps = alone(tiny.engine, prompts[i], number, sampling, stop_ids)
@@ -67,7 +71,7 @@ def test_samples_of_other_kinds_of_networks_are_what_they_would_be_alone(sliding
     """Prompts that are longer than the window and shorter ones share a pass; recurrent state has steps of its own."""
     for model in (sliding, recurrent):
         assert takes_rows(model.engine) == (model is sliding)
-        made = every(model.engine, [SampleRequest(p, range(3)) for p in prompts], rows=5)
+        made = every(model.engine, [ask(p, range(3)) for p in prompts], rows=5)
         assert len(made) == 12
         for (i, number), sample in made.items():
             ids, entropies, _ = alone(model.engine, prompts[i], number, HOT, frozenset(range(65, 71)))
@@ -76,7 +80,7 @@ def test_samples_of_other_kinds_of_networks_are_what_they_would_be_alone(sliding
 
 
 def test_greedy_takes_the_likeliest(tiny, prompts):
-    made = every(tiny.engine, [SampleRequest(prompts[0], range(2))], Sampling(max_new_tokens=6), stop_ids=frozenset())
+    made = every(tiny.engine, [ask(prompts[0], range(2), Sampling(max_new_tokens=6))], stop_ids=frozenset())
     stream, ids = tiny.engine.open(prompts[0]), []
     for _ in range(6):
         ids.append(int(stream.logits.argmax()))
@@ -87,10 +91,10 @@ def test_greedy_takes_the_likeliest(tiny, prompts):
 def test_what_is_missing_is_made_as_if_nothing_had_been_there(tiny, sliding, prompts):
     """The same tokens, with entropies that differ by rounding alone: the rows that are left have other shapes."""
     for engine in (tiny.engine, sliding.engine):
-        whole = every(engine, [SampleRequest(p, range(6)) for p in prompts], rows=5)
+        whole = every(engine, [ask(p, range(6)) for p in prompts], rows=5)
         order, scattered = list(whole), random.Random(0).sample(list(whole), len(whole))
         for made in (order[:1], order[:17], scattered[:9], scattered[:23]):  # as a kill leaves them, and any
-            asks = [SampleRequest(p, [n for n in range(6) if (i, n) not in made]) for i, p in enumerate(prompts)]
+            asks = [ask(p, [n for n in range(6) if (i, n) not in made]) for i, p in enumerate(prompts)]
             rest = every(engine, asks, rows=5)
             assert rest.keys() == whole.keys() - made
             for key, sample in rest.items():
@@ -101,7 +105,7 @@ def test_what_is_missing_is_made_as_if_nothing_had_been_there(tiny, sliding, pro
 def test_each_prompt_is_prefilled_once(tiny, prompts, monkeypatch):
     opened, plain = [], Engine.begin
     monkeypatch.setattr(Engine, "begin", lambda self, ids, *rest: opened.append(ids) or plain(self, ids, *rest))
-    every(tiny.engine, [SampleRequest(p, range(6)) for p in prompts], rows=4)
+    every(tiny.engine, [ask(p, range(6)) for p in prompts], rows=4)
     assert opened == prompts
 
 
@@ -112,7 +116,7 @@ def test_rows_end_as_they_are_told_and_are_told_of_every_token(tiny, prompts):
         told.setdefault((prompt, number), []).append(token)
         return len(told[prompt, number]) == 1 + 3 * prompt + number
 
-    made = every(tiny.engine, [SampleRequest(p, range(3)) for p in prompts], rows=4, over=over, stop_ids=frozenset())
+    made = every(tiny.engine, [ask(p, range(3)) for p in prompts], rows=4, over=over, stop_ids=frozenset())
     assert {key: list(s.ids) for key, s in made.items()} == told
     assert {key: len(s.ids) for key, s in made.items()} == {(i, n): 1 + 3 * i + n for i in range(4) for n in range(3)}
     assert {s.stop for s in made.values()} == {"answer"}
@@ -120,18 +124,18 @@ def test_rows_end_as_they_are_told_and_are_told_of_every_token(tiny, prompts):
 
 def test_a_full_context_ends_a_sample(tiny):
     prompt = (5,) * (tiny.engine.context - 3)
-    made = every(tiny.engine, [SampleRequest(prompt, range(2))], stop_ids=frozenset())
+    made = every(tiny.engine, [ask(prompt, range(2))], stop_ids=frozenset())
     assert [(len(s.ids), s.stop) for s in made.values()] == [(3, "context")] * 2
 
 
 def test_a_prompt_that_does_not_fit_says_so(tiny):
     with pytest.raises(PromptError, match="holds 256"):
-        every(tiny.engine, [SampleRequest((5,) * 300, (0,))])
+        every(tiny.engine, [ask((5,) * 300, (0,))])
 
 
 def test_others_get_their_turn_between_rounds(tiny, prompts, monkeypatch):
     monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
-    rounds = sample_continuously(tiny.engine, [SampleRequest(prompts[0], range(2))], HOT, stop_ids=frozenset())
+    rounds = sample_continuously(tiny.engine, [ask(prompts[0], range(2))], stop_ids=frozenset())
     turns = 0
     for _ in rounds:
         with tiny.engine.queue.turn(patience=0.1):
@@ -147,24 +151,24 @@ def test_a_cancel_ends_it_within_a_step(tiny, prompts):
         asked += 1
         return asked > 20
 
-    every(tiny.engine, [SampleRequest(p, range(2)) for p in prompts], stop_ids=frozenset(), cancelled=cancelled)
+    every(tiny.engine, [ask(p, range(2)) for p in prompts], stop_ids=frozenset(), cancelled=cancelled)
     assert asked < 30
     assert tiny.engine.queue.waiting() == 0
 
 
 def test_the_prefix_cache_of_others_stays_as_it_is(tiny, prompts):
     """What a visitor computed may round otherwise, so it is neither used nor replaced."""
-    fresh = every(tiny.engine, [SampleRequest(prompts[3], range(2))])
+    fresh = every(tiny.engine, [ask(prompts[3], range(2))])
     tiny.engine.open(prompts[3][:11]).save()
     kept = len(tiny.engine.prefixes)
-    assert every(tiny.engine, [SampleRequest(prompts[3], range(2))]) == fresh
+    assert every(tiny.engine, [ask(prompts[3], range(2))]) == fresh
     assert len(tiny.engine.prefixes) == kept
 
 
 def test_the_batch_speaks_for_an_adapter(rl):
     model = rl.adapted
     prompt = model.prompt_ids("Ann has 3 apples and buys 4 more. How many apples does Ann have?")
-    made = every(model.engine, [SampleRequest(prompt, (0,))], HOT, adapter=rl.adapter, stop_ids=model.stop_ids)[0, 0]
+    made = every(model.engine, [ask(prompt, (0,), adapter=rl.adapter)], stop_ids=model.stop_ids)[0, 0]
     with model.engine.using(rl.adapter):
         logits = model.engine.open(prompt, adapter=rl.adapter, reuse=False).logits
     assert made.entropies[0] == pytest.approx(float(capture(logits[None], 1).entropy), abs=1e-6)
@@ -176,8 +180,8 @@ def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
     asked = [
         model.prompt_ids(f"Ann has {n} apples and buys 4 more. How many apples does Ann have?") for n in (3, 17, 5)
     ]
-    asks = [SampleRequest(prompt, (0,)) for prompt in asked]
-    one_by_one = [every(model.engine, [ask], sampling, adapter=rl.adapter, stop_ids=frozenset()) for ask in asks]
+    asks = [ask(prompt, (0,), sampling, rl.adapter) for prompt in asked]
+    one_by_one = [every(model.engine, [one], stop_ids=frozenset()) for one in asks]
     sizes, forward = [], Engine.forward
 
     def counted(self, tokens, *args, **kwargs):
@@ -185,11 +189,28 @@ def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
         return forward(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(Engine, "forward", counted)
-    made = every(model.engine, asks, sampling, adapter=rl.adapter, stop_ids=frozenset())
+    made = every(model.engine, asks, stop_ids=frozenset())
     assert sizes == [3] * 12  # the prompts, then their tokens, all of them together
     for i, alone_ in enumerate(one_by_one):
         assert made[i, 0].ids == alone_[0, 0].ids
         assert made[i, 0].entropies == pytest.approx(alone_[0, 0].entropies, abs=1e-4)
+
+
+def test_base_and_adapter_share_a_batch_greedily_and_at_random(rl):
+    """Each sample is what it is in a batch of its own kind; base rows are the base's."""
+    model = rl.base
+    prompts = [model.prompt_ids(f"Ann has {n} apples and buys 4 more. How many does she have?") for n in (3, 17)]
+    cool = Sampling(temperature=0.7, top_p=0.9, seed=3, max_new_tokens=12)
+    kinds = [(cool, None, range(3)), (Sampling(max_new_tokens=12), None, (0,)), (cool, rl.adapter, range(2))]
+    mixed = every(model.engine, [ask(p, n, s, a) for p in prompts for s, a, n in kinds], stop_ids=model.stop_ids)
+    for place, (sampling, adapter, numbers) in enumerate(kinds):
+        asks = [ask(p, numbers, sampling, adapter) for p in prompts]
+        apart = every(model.engine, asks, stop_ids=model.stop_ids)
+        for (i, number), sample in apart.items():
+            other = mixed[len(kinds) * i + place, number]
+            assert other.ids == sample.ids
+            assert other.entropies == pytest.approx(sample.entropies, abs=1e-4)
+    assert mixed[0, 0].entropies[0] != mixed[2, 0].entropies[0]  # the adapter speaks in its own rows
 
 
 def test_slots_come_in_few_sizes_and_hold_at_most_a_half_more_than_they_must():

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rmx.data.problem_sets import load_set
+from rmx.engine.engine import Engine
 from rmx.errors import ModelError, ProblemError, RmxError
 from rmx.evaluate import evaluation as evaluate_module
 from rmx.evaluate.eval_report import (
@@ -26,7 +27,7 @@ from rmx.evaluate.eval_report import (
     contestants_of,
     with_answers,
 )
-from rmx.evaluate.evaluation import Evaluation, portions
+from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import Answered, SampleStore, Shelf
 from rmx.models.base_state import key_of
 from rmx.models.workspace import Workspace
@@ -183,7 +184,7 @@ def test_samples_do_not_depend_on_n(pair, tmp_path) -> None:
 
 def test_an_evaluation_cancelled_again_and_again_ends_as_an_unbroken_one(pair, whole, tmp_path) -> None:
     store, stops, ended = SampleStore(tmp_path), 0, None
-    for limit in (3, 47, 90, 10_000):
+    for limit in (3, 40, 47, 10_000):
         evaluation = Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=store)
         seen = 0
 
@@ -318,12 +319,29 @@ def test_settings_that_cannot_be(options: dict[str, Any], sentence: str) -> None
         EvalConfig(**options)
 
 
-def test_portions_cover_the_problems_and_begin_small() -> None:
-    for n in (0, 4, 64, 256):
-        found = list(portions(100, n))
-        assert [start for start, _ in found[1:]] == [end for _, end in found[:-1]]
-        assert (found[0], found[-1][1]) == ((0, 4), 100)
-    assert list(portions(3, 4)) == [(0, 3)]
+def test_models_that_share_passes_write_at_once_and_others_in_turn(pair, monkeypatch) -> None:
+    asked = counted(monkeypatch)
+    monkeypatch.setattr(evaluate_module, "PORTION", 3)
+    together = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test")).json()
+    assert asked == [4 * 2 * 5]
+    asked.clear()
+    monkeypatch.setattr(Engine, "scales", lambda self, adapter: adapter is None)  # as an adapter that is no plain LoRA
+    in_turn = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test")).json()
+    assert asked == [3 * 5, 3 * 5, 1 * 5, 1 * 5]
+    assert figures(in_turn) == figures(together)
+
+
+def test_problems_are_graded_as_soon_as_they_are_whole(pair, monkeypatch) -> None:
+    monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(evaluate_module, "fitting_rows", lambda *_: 10)  # those of one problem
+    reports = list(Evaluation(pair, PROBLEMS, CONFIG, "mini:test").run())
+    graded = [len(report.solved) for report in reports]
+    assert graded == sorted(graded)
+    assert set(graded) == {0, 1, 2, 3, 4}
+    assert [report.done for report in reports] == [*[False] * (len(reports) - 1), True]
+    tallies = reports[-1].tallies.values()
+    assert sum(tally.seconds for tally in tallies) == pytest.approx(reports[-1].seconds, rel=0.5)
+    assert len({round(tally.tokens / tally.seconds) for tally in tallies}) == 1
 
 
 def test_of_too_many_completions_on_disk_the_oldest_go(tmp_path):
