@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rmx.bench.timing import PROBLEM, Load, alternate, milliseconds, open_model, peaks_of, ratio, tell_peak
 from rmx.compare.controls import add_placebo
-from rmx.models.load import Model, choose_device
+from rmx.models.load import Model
 from rmx.models.model_pair import Pair, PairStream, open_pair, read_both
 
 READ_TOKENS = 300
@@ -28,8 +28,8 @@ def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
 
     `step` is one token under both: a mixed batch of one set, against one pass of each of two models.
     `merged` is the adapted model with its adapter folded into the weights: as fast as a checkpoint, but rounded anew.
-    Peaks are resident memory of a fresh process that loads one side and reads the text. Two loads of one file may
-    share its pages; they are counted twice, as two checkpoints would be.
+    Peaks are those of loading one side and reading the text. Two loads of one file may share its pages; they are
+    counted twice, as two checkpoints would be.
 
     Args:
         base: a plain model, without any adapter. load: loads the same model once more at each call.
@@ -153,19 +153,19 @@ def weight_bytes(networks: Iterable[nn.Module]) -> int:
 
 def peaks(name: str, device: str, dtype: str) -> dict[str, Any]:
     """Peak memory of either side, and of the imports alone; empty where nothing tells it."""
-    found = peaks_of("rmx.bench.base_and_adapter", ("imports", "one_set", "two_models"), name, device, dtype)
+    found = peaks_of(read_once, ("imports", "one_set", "two_models"), device, name, dtype)
     return {"peak_one_set / peak_two_models": found["one_set"] / found["two_models"], "peak_mb": found} if found else {}
 
 
-def _read_once(side: str, name: str, device: str, dtype: str) -> None:
-    """Load one side, read the text, and tell the peak of this process."""
-    torch.set_num_threads(1)
+def read_once(side: str, device: str, name: str, dtype: str) -> None:
+    """Load one side and read the text."""
     if side != "imports":
         load = partial(open_model, name, device, dtype)
         pair = one_set(load()) if side == "one_set" else two_models(load(), load())
         _read(pair, *_text(pair.base))
-    tell_peak(choose_device(device))
 
 
 if __name__ == "__main__":
-    _read_once(*sys.argv[1:])
+    torch.set_num_threads(1)
+    read_once(*sys.argv[1:])
+    tell_peak()

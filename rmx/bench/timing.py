@@ -1,5 +1,6 @@
 """What the benchmarks share: models, things timed in turn, ratios with intervals, peaks of memory, and the machine."""
 
+import gc
 import json
 import os
 import statistics
@@ -8,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
 
-from rmx.models.load import PLAIN, Model, Placing, load
+from rmx.models.load import PLAIN, Model, Placing, choose_device, load
 from rmx.models.stand_ins import random_model
 from rmx.stats.intervals import bootstrap_median
 
@@ -105,11 +107,17 @@ def endless(model: Model) -> Model:
     return twin
 
 
-def peaks_of(module: str, sides: Sequence[str], *words: str) -> dict[str, float] | None:
-    """Peak memory in MB of each side, as `python -m MODULE SIDE WORDS` tells it (`tell_peak`); None if one cannot."""
+def peaks_of(work: Callable[..., None], sides: Sequence[str], device: str, *words: str) -> dict[str, float] | None:
+    """Peak memory in MB of each side of a piece of work; None where the system does not tell it.
+
+    On a CPU each side has a process of its own, `python -m MODULE SIDE DEVICE WORDS`, which calls `tell_peak`. On CUDA
+    the allocator counts within this process, from what is there before: starting one takes longer than the work.
+    """
+    if (where := choose_device(device)).type == "cuda":
+        return {side: _gpu_peak(where, partial(work, side, device, *words)) for side in sides}
     found: dict[str, Any] = {}
     for side in sides:
-        command = [sys.executable, "-m", module, side, *words]
+        command = [sys.executable, "-m", work.__module__, side, device, *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")
@@ -117,14 +125,20 @@ def peaks_of(module: str, sides: Sequence[str], *words: str) -> dict[str, float]
     return None if None in found.values() else found
 
 
-def tell_peak(device: torch.device) -> None:
-    """Print the peak memory of this process in MB as JSON: of the GPU where there is one, else resident."""
+def _gpu_peak(device: torch.device, work: Work) -> float:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+
+
+def tell_peak() -> None:
+    """Print the peak resident memory of this process in MB as JSON."""
     # Unlike getrusage, VmHWM does not count the process that this one was forked from; Linux only.
     resident = _line_of("/proc/self/status", "VmHWM")
-    peak = int(resident.split()[0]) * 1024 / 1e6 if resident else None
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 1e6
-    sys.stdout.write(json.dumps(peak) + "\n")
+    sys.stdout.write(json.dumps(int(resident.split()[0]) * 1024 / 1e6 if resident else None) + "\n")
 
 
 def _line_of(path: str, name: str) -> str | None:

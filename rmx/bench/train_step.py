@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from rmx.bench.timing import PROBLEM, alternate, endless, milliseconds, open_model, peaks_of, ratio, tell_peak
-from rmx.models.load import Model, choose_device
+from rmx.models.load import Model
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train.rollouts.sample import sample_rollouts
@@ -153,7 +153,7 @@ def peaks(rollouts: Sequence[Rollout], name: str, device: str, dtype: str) -> di
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rollouts"
         file.write_bytes(pickle.dumps(list(rollouts)))
-        found = peaks_of("rmx.bench.train_step", SIDES, name, device, dtype, str(file))
+        found = peaks_of(two_windows, SIDES, device, name, dtype, str(file))
     if found is None:
         return {}
     return {
@@ -163,9 +163,8 @@ def peaks(rollouts: Sequence[Rollout], name: str, device: str, dtype: str) -> di
     }
 
 
-def _two_windows(side: str, name: str, device: str, dtype: str, file: str) -> None:
-    """Load one side, make two windows, and tell the peak of this process."""
-    torch.set_num_threads(1)
+def two_windows(side: str, device: str, name: str, dtype: str, file: str) -> None:
+    """Load one side and make two windows."""
     if side != "imports":
         rollouts: list[Rollout] = pickle.loads(Path(file).read_bytes())
         load = partial(open_model, name, device, dtype)
@@ -173,8 +172,9 @@ def _two_windows(side: str, name: str, device: str, dtype: str, file: str) -> No
         loop = TwoModels(load(), load(), rollouts) if side == "two_models" else OneSet(load(), rollouts, recompute)
         loop.window()
         loop.window()
-    tell_peak(choose_device(device))
 
 
 if __name__ == "__main__":
-    _two_windows(*sys.argv[1:])
+    torch.set_num_threads(1)
+    two_windows(*sys.argv[1:])
+    tell_peak()

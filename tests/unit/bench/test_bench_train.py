@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 
 from rmx.bench.timing import peaks_of
-from rmx.bench.train_step import SIDES, OneSet, TwoModels, peaks, sample
+from rmx.bench.train_step import SIDES, OneSet, TwoModels, peaks, sample, two_windows
 from rmx.cli.main import main
 from rmx.models.load import load
+from rmx.models.stand_ins import random_model
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow
@@ -69,9 +71,35 @@ def test_each_side_tells_the_peak_of_a_process_of_its_own(rollouts):
     assert 100 < told["imports"] < told["one_set"]  # resident, with torch in it
 
 
-def test_a_process_that_fails_says_why():
+def test_a_process_that_fails_says_why(monkeypatch):
+    monkeypatch.setattr(two_windows, "__module__", "json.tool")  # to which the side is a file that is not there
     with pytest.raises(RuntimeError, match="(?s)the memory of two_models failed.*two_models"):
-        peaks_of("json.tool", ["two_models"])  # a file that is not there
+        peaks_of(two_windows, ["two_models"], "cpu")
+
+
+def test_on_a_gpu_the_allocator_tells_the_peaks_and_no_process_is_started(monkeypatch):
+    """With a stand-in for the allocator: each side counts from what is there when it begins."""
+    there = {"now": 300e6, "peak": 900e6}
+
+    def work(side: str, device: str, size: str) -> None:
+        there["peak"] = max(there["peak"], there["now"] + float(size) * len(side))
+
+    monkeypatch.setattr("subprocess.run", None)
+    monkeypatch.setattr("rmx.bench.timing.choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: there["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: there["peak"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: there.update(peak=there["now"]))
+    assert peaks_of(work, ["a", "bbb", "cc"], "cuda", "5e6") == {"a": 5.0, "bbb": 15.0, "cc": 10.0}
+
+
+@pytest.mark.gpu
+def test_two_models_take_more_memory_than_one_on_a_gpu():
+    model = random_model("qwen2.5-0.5b", "cuda")
+    told = peaks(sample(model), model.spec, "cuda", "auto")["peak_mb"]
+    assert told["imports"] == 0
+    assert told["one_set_recomputed"] <= told["one_set"] < told["two_models"]
+    weights = sum(p.nbytes for p in model.engine.model.parameters()) / 1e6
+    assert told["one_set"] > weights
 
 
 def test_a_tiny_model_can_be_measured_too():
