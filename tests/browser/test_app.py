@@ -202,6 +202,13 @@ def an_example_is_left_to_who_goes_elsewhere_in_time(page: Page) -> None:
     expect(page.locator(".flow .spot")).to_have_count(0)
     expect(answer(page)).to_contain_text("✗ wrong")
     expect(lanes(page)).to_have_count(0)
+    page.get_by_role("button", name="wrong → right").click()
+    expect(page.locator(".flow .spot")).to_have_count(1, timeout=15_000)
+    page.locator("#problem textarea").press("End")  # who writes is about to ask for something else
+    expect(page.locator(".flow .spot")).to_have_count(0)
+    page.wait_for_timeout(300)
+    expect(answer(page)).to_contain_text("✗ wrong")
+    expect(lanes(page)).to_have_count(0)
 
 
 def a_reload_brings_the_same_solution_back(page: Page) -> None:

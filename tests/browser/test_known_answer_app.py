@@ -111,21 +111,23 @@ def test_without_a_known_answer_each_measure_says_so_and_offers_the_box(page: Pa
 def test_problems_that_come_with_an_answer_bring_it_along(page: Page) -> None:
     write(page, FREE)
     expect(page.locator(BOX)).to_have_value("")
+    problem = page.locator("#problem textarea")
     page.get_by_role("button", name="right → wrong").click()
+    expect(problem).not_to_have_value(FREE, timeout=20_000)  # the two boxes do not change in the same moment
     expect(page.locator(BOX)).not_to_have_value("", timeout=20_000)
     expect(status(page)).to_contain_text("tokens", timeout=20_000)
     expect(meta(page)).not_to_contain_text("computed")
     expect(answer(page)).to_contain_text("✓ right")
     page.get_by_role("button", name="Build a problem").click()
-    text = page.locator("#problem textarea").input_value
-    example = text()
+    example, known = problem.input_value(), page.locator(BOX).input_value()
     page.get_by_role("button", name="Use this problem").click()
-    expect(page.locator("#problem textarea")).not_to_have_value(example)
+    expect(problem).not_to_have_value(example)
+    expect(page.locator(BOX)).not_to_have_value(known)
     given = page.locator(BOX).input_value()
     assert given
-    solved(page, text())
+    solved(page, problem.input_value())
     expect(meta(page)).to_contain_text(f"known answer {given}")
-    write(page, text() + " Please.")
+    write(page, problem.input_value() + " Please.")
     expect(page.locator(BOX)).to_have_value("")
 
 

@@ -268,10 +268,16 @@ function demonstrate(b) {
   wide ? select(pos, false) : ui.problem.scrollIntoView({ block: "start" }); // there the inspector would cover the answer
   if (example?.pos !== pos) return;
   span.classList.add("spot");
+  const listening = new AbortController();
+  let touched = false; // by a person, whose next wish this must not overtake
+  for (const kind of ["pointerdown", "keydown", "input"]) {
+    document.addEventListener(kind, () => (touched = true), { capture: true, signal: listening.signal });
+  }
   setTimeout(() => {
+    listening.abort();
     span.classList.remove("spot");
-    const untouched = shown === b && settled && selected === (wide ? pos : null) && !presenter.on && tourAt === null;
-    if (untouched) choose(pos, example.token_id);
+    const same = shown === b && settled && selected === (wide ? pos : null) && !presenter.on && tourAt === null;
+    if (same && !touched) choose(pos, example.token_id);
   }, 1500);
 }
 const CUT = new Set(["length", "context"]); // what a limit has cut off is wrong, whatever stands in it
