@@ -1,6 +1,7 @@
 """The pair that ships with SmolLM2: small, known by name, and another model where its base is undecided."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -23,7 +24,15 @@ def test_an_adapter_is_small_and_says_where_it_comes_from(name):
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     assert "opened once for all adapters" in card
-    assert PAIRS[f"smollm2+{name}"].adapter == name
+    pair = PAIRS[f"smollm2+{name}"]
+    assert pair.adapter == name
+    # Whoever chooses the pair reads what the adapter gained: the very figures of its card, rounded in the title.
+    found = re.search(r"([+−]\d+\.\d) points \[([−\d.]+), ([\d.]+)\]", pair.method)
+    assert found is not None
+    gain, low, high = (float(figure.replace("−", "-")) for figure in found.groups())
+    numbers = {float(figure) for figure in re.findall(r"[-+]?\d+\.\d", card)}
+    assert {gain, low, high} <= numbers
+    assert ("no gain" if low < 0 < high else f"{gain:+.0f} points") in pair.title
 
 
 def test_the_log_is_that_of_the_adapter():
