@@ -229,7 +229,7 @@ class Trainer:
             yield Update(**self._step(now), tokens=tokens, **self._means(steps))
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of the last finished update, all of it or nothing; of several processes one is to call it."""
+        """Write a checkpoint of the last finished update, all of it or nothing; one of several processes does."""
         save_checkpoint(folder, self.policy, self.optimizer, self._place())
 
     def restore(self, folder: Path) -> None:
