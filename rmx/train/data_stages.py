@@ -19,9 +19,8 @@ from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, as_json
 from rmx.runs.folder import RunFolder
 from rmx.storage.safe_files import disk, write_json
-from rmx.train.rollouts.file import RolloutLog, read_rollouts, write_official
-from rmx.train.rollouts.sample import sample_rollouts
-from rmx.train.rollouts.server import Report, server_rollouts
+from rmx.train.rollout_server import Report, server_rollouts
+from rmx.train.rollouts import RolloutLog, read_rollouts, sample_rollouts, write_official
 from rmx.train.step.items import Item, make_items, pass_histogram, select, tau_of_share
 from rmx.train.step.processes import Team, dealt
 from rmx.train.step.scoring import score

@@ -34,7 +34,7 @@ from rmx.train.adapter_folder import PassRates, Provenance, base_of, finish_adap
 from rmx.train.data_stages import ROLLOUTS, Draw, Event, Gated, StageProgress, sample
 from rmx.train.heldout import HeldOut, Solutions
 from rmx.train.pipeline import STYLE, Pipeline
-from rmx.train.rollouts.file import read_rollouts
+from rmx.train.rollouts import read_rollouts
 from rmx.train.step.items import Item, cut
 from rmx.train.step.lora_policy import NAME, LoraPolicy
 from rmx.train.step.loss import LinearHead, products

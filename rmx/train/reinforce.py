@@ -36,7 +36,7 @@ from rmx.stats.text import percent, points
 from rmx.storage.rendering import render
 from rmx.storage.safe_files import read_json
 from rmx.train.heldout import solve
-from rmx.train.rollouts.sample import sample_rollouts
+from rmx.train.rollouts import sample_rollouts
 from rmx.train.step.lora_policy import NAME, make_policy
 from rmx.train.step.trainer import PLACE, WEIGHTS, restore_checkpoint, save_checkpoint
 

@@ -26,7 +26,7 @@ from rmx.models.load import Model
 from rmx.models.stopping import Ending
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, Stop, as_json
-from rmx.train.rollouts.sample import graded
+from rmx.train.rollouts import graded
 
 log = logging.getLogger(__name__)
 KEY = "RMX_SERVER_KEY"  # environment variable with the server's key, where it wants one
