@@ -467,8 +467,8 @@ class EvalReport:
         first = [r.greedy for r in rows if r.greedy is not None]
         greedy = [[r.greedy_right for r in rows], [g.truncated for g in first], [g.answer is None for g in first]]
         marks = [np.array(each, bool) if self.config.greedy else None for each in greedy]
-        kinds = {"right": bool, "votes": int, "truncated": bool, "unparsed": bool}
-        sampled = {
+        kinds: dict[str, type] = {"right": bool, "votes": int, "truncated": bool, "unparsed": bool}
+        sampled: dict[str, np.ndarray] = {
             name: np.array([getattr(r, name) for r in rows], kind).reshape(shape) for name, kind in kinds.items()
         }
         return Scored(greedy=marks[0], greedy_truncated=marks[1], greedy_unparsed=marks[2], **sampled)
