@@ -376,10 +376,10 @@ def dry_message(
     }  # fmt: skip
 
 
-def counts_above(entropies: Iterable[Sequence[float]], levels: Sequence[float] = LEVELS) -> list[int]:
-    """For each level how many entropies exceed it; one that equals the level does not, as in the gate."""
+def counts_above(entropies: Iterable[Sequence[float]]) -> list[int]:
+    """For each of `LEVELS` how many entropies exceed it; one that equals the level does not, as in the gate."""
     pooled = np.sort(np.concatenate([np.zeros(0), *(np.asarray(h, dtype=float) for h in entropies)]))
-    return (len(pooled) - np.searchsorted(pooled, levels, side="right")).tolist()
+    return (len(pooled) - np.searchsorted(pooled, LEVELS, side="right")).tolist()
 
 
 def shown(rollouts: Sequence[Rollout], limit: int = SHOWN) -> list[Rollout]:
