@@ -23,7 +23,7 @@ from rmx.bench.timing import PROBLEM, alternate, endless, milliseconds, open_mod
 from rmx.models.load import Model
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.rollouts.sample import sample_rollouts
+from rmx.train.rollouts import sample_rollouts
 from rmx.train.step.items import Item, in_order, lr_at, make_items
 from rmx.train.step.lora_policy import make_policy
 from rmx.train.step.scoring import BaseFigures, score

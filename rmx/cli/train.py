@@ -280,7 +280,7 @@ def distill_job_of(args: argparse.Namespace) -> DistillJob:
     preset = asked.preset or default_preset(model)
     recipe = DISTILL_PRESETS[preset].with_(**changed_fields(args, field_types(DistillRecipe)))
     who = model, asked.set or "mini", asked.adapter, asked.teacher
-    return resolved(DistillJob(*who, recipe, asked.device, asked.dtype, style_of(args), preset))
+    return resolved(DistillJob(*who, recipe, preset, asked.device, asked.dtype, style_of(args)))
 
 
 def _distill(args: argparse.Namespace) -> None:

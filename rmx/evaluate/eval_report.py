@@ -225,34 +225,21 @@ def crossing(differences: Mapping[int, Estimate], names: tuple[str, str] = ("bas
         start = next((k for k in reversed(found) if k < at and signs[k] > 0 and excludes_zero(found[k])), None)
         end = next((k for k in found if k >= at and signs[k] < 0 and excludes_zero(found[k])), None)
     sure = start is not None and end is not None
-    return {
-        "name": names[1],
-        "against": names[0],
-        "k": at,
-        "sure": sure,
-        "from": start,
-        "to": end,
-        "sentence": _sentence(found, signs, at, start, end, names),
-    }
+    made = {"name": names[1], "against": names[0], "k": at, "sure": sure, "from": start, "to": end}
+    return made | {"sentence": _sentence(made, found, signs)}
 
 
-def _sentence(
-    found: dict[int, Estimate],
-    signs: dict[int, int],
-    at: int | None,
-    start: int | None,
-    end: int | None,
-    names: tuple[str, str],
-) -> str:
+def _sentence(made: Mapping[str, Any], found: dict[int, Estimate], signs: dict[int, int]) -> str:
+    """Say what `crossing` has found; `signs` are those of the differences."""
     if not found:
         return "No problem has samples of both yet, so there is nothing to compare."
-    base, name = names
+    base, name, at = made["against"], made["name"], made["k"]
     last = max(found)
     if len(found) == 1:
         return f"Only k = {last} was measured, and a crossing takes two; there, {name} is {_gap(found[last], base)}."
     if at is not None:
         again = f" At k = {last}, {name} is ahead again." if signs[last] > 0 else ""
-        return _crossing_sentence(found, at, start, end, names) + again
+        return _crossing_sentence(made, found) + again
     if max(signs.values()) <= 0:
         return f"Nothing crosses: {name} is not ahead at any k; at k = {last} it is {_gap(found[last], base)}."
     doubt = "" if excludes_zero(found[last]) else ", which may be chance: the interval includes zero"
@@ -260,11 +247,9 @@ def _sentence(
     return f"pass@k does not cross up to k = {last}: {name} {how} {_gap(found[last], base)}{doubt}."
 
 
-def _crossing_sentence(
-    found: dict[int, Estimate], at: int, start: int | None, end: int | None, names: tuple[str, str]
-) -> str:
-    base, name = names
-    if start is not None and end is not None:
+def _crossing_sentence(made: Mapping[str, Any], found: dict[int, Estimate]) -> str:
+    base, name, at, start, end = (made[key] for key in ("against", "name", "k", "from", "to"))
+    if made["sure"]:
         there = "" if end == at else f"; at k = {at} itself the interval includes zero"
         return (
             f"pass@k crosses at k = {at}: {name} is {_gap(found[start], base)} at k = {start} and "
@@ -384,16 +369,12 @@ class ProblemRow:
         found = {}
         for name in {**greedy, **drawn}:
             ones, first = drawn.get(name, ()), greedy.get(name)
+            votes = (NO_VOTE if one.answer is None or one.truncated else number[stands_for[one.answer]] for one in ones)
             found[name] = One(
-                first,
-                first is not None and right[first.answer] and not first.truncated,
-                tuple(right[one.answer] and not one.truncated for one in ones),
-                tuple(
-                    NO_VOTE if one.answer is None or one.truncated else number[stands_for[one.answer]] for one in ones
-                ),
-                tuple(one.truncated for one in ones),
-                tuple(one.answer is None for one in ones),
-            )
+                greedy=first, greedy_right=first is not None and right[first.answer] and not first.truncated,
+                right=tuple(right[one.answer] and not one.truncated for one in ones), votes=tuple(votes),
+                truncated=tuple(one.truncated for one in ones), unparsed=tuple(one.answer is None for one in ones),
+            )  # fmt: skip
         return cls(problem, found, {text: is_right for text, is_right in right.items() if text is not None})
 
 
@@ -486,15 +467,11 @@ class EvalReport:
         first = [r.greedy for r in rows if r.greedy is not None]
         greedy = [[r.greedy_right for r in rows], [g.truncated for g in first], [g.answer is None for g in first]]
         marks = [np.array(each, bool) if self.config.greedy else None for each in greedy]
-        return Scored(
-            greedy=marks[0],
-            right=np.array([r.right for r in rows], bool).reshape(shape),
-            votes=np.array([r.votes for r in rows], int).reshape(shape),
-            greedy_truncated=marks[1],
-            greedy_unparsed=marks[2],
-            truncated=np.array([r.truncated for r in rows], bool).reshape(shape),
-            unparsed=np.array([r.unparsed for r in rows], bool).reshape(shape),
-        )
+        kinds: dict[str, type] = {"right": bool, "votes": int, "truncated": bool, "unparsed": bool}
+        sampled: dict[str, np.ndarray] = {
+            name: np.array([getattr(r, name) for r in rows], kind).reshape(shape) for name, kind in kinds.items()
+        }
+        return Scored(greedy=marks[0], greedy_truncated=marks[1], greedy_unparsed=marks[2], **sampled)
 
     def _took(self, contestant: Contestant) -> dict[str, Any]:
         tally = self.tallies[contestant.name]

@@ -28,7 +28,7 @@ from rmx.records import Problem
 from rmx.runs.store import RunStore
 
 
-def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | None = None) -> int | None:
+def trained_on(spec: str | None, problems: Sequence[Problem]) -> int | None:
     """How many of `problems` were among those that the run `spec` (`ID` or `ID/step_N`) trained on.
 
     None where nothing is known: the adapter is no run's, it was trained on stored rollouts, or its set is gone.
@@ -36,7 +36,7 @@ def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | 
     if not spec:
         return None
     try:
-        config = (store or RunStore()).get(spec.partition("/")[0]).config
+        config = RunStore().get(spec.partition("/")[0]).config
         if config.get("kind") == "distill" or config.get("from_rollouts"):
             return None
         return overlap(problems_of(TrainJob.from_json(config)).train, problems)
@@ -306,10 +306,5 @@ def _changes(
     """Each completion with its answer and verdict as they were and as they are; `sample` is null for the greedy one."""
     for model, sample, was, now, right in found:
         is_right = now.answer is not None and not now.truncated and verdicts[now.answer]
-        yield {
-            "id": problem,
-            "model": model,
-            "sample": sample,
-            "before": {"answer": was.answer, "correct": right},
-            "after": {"answer": now.answer, "correct": is_right},
-        }
+        before, after = {"answer": was.answer, "correct": right}, {"answer": now.answer, "correct": is_right}
+        yield {"id": problem, "model": model, "sample": sample, "before": before, "after": after}

@@ -5,12 +5,11 @@ import os
 import random
 import shlex
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from rmx.data.problem_files import SPLITS, without
 from rmx.data.problem_sets import SETS, every_split, split_name
@@ -78,6 +77,7 @@ def _ids(stored: Any) -> tuple[int, ...]:
 
 logger = logging.getLogger(__name__)
 AUTO = {"device": "auto", "dtype": "auto"}  # options that a command leaves out
+NEEDED = ("model", "set", "recipe")  # keys that every `config.json` of a run has
 FILES = (".jsonl", ".csv", ".parquet", ".gguf")  # endings by which a file is told from a name
 
 
@@ -87,6 +87,8 @@ class RunJob:
     __slots__ = ()
     names: ClassVar[tuple[str, ...]] = ()  # fields that hold names, or paths
     files: ClassVar[tuple[str, ...]] = ()  # fields that hold paths
+    keys: ClassVar[Mapping[str, str]] = {"set_name": "set"}  # fields that `config.json` calls otherwise
+    recipes: ClassVar[type[Recipe | DistillRecipe]]
 
     def words(self) -> list[str]:
         raise NotImplementedError
@@ -95,14 +97,21 @@ class RunJob:
         """The command that starts this run, for a shell."""
         return shlex.join(self.words())
 
+    def json(self) -> dict[str, Any]:
+        """What `config.json` keeps of it."""
+        kept: Any = as_json(self, *(f.name for f in fields(self)))  # type: ignore[arg-type]
+        return {self.keys.get(name, name): value for name, value in kept.items()} | {"command": self.words()}
 
-@contextmanager
-def readable_config() -> Iterator[None]:
-    """Read a `config.json` in a `with` block; what is none of ours is a TrainError."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The job of a `config.json`; TrainError where it is none of ours."""
+        read = {"recipe": cls.recipes.from_json, "style": StyleOptions.from_json, "pins": tuple, "taus": tuple}
+        try:
+            names = {f.name: cls.keys.get(f.name, f.name) for f in fields(cls)}  # type: ignore[arg-type]
+            given = {name: stored[key] for name, key in names.items() if key in stored or key in NEEDED}
+            return cls(**given | {name: make(given[name]) for name, make in read.items() if name in given})
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,8 @@ class TrainJob(RunJob):
 
     names: ClassVar[tuple[str, ...]] = ("set_name",)
     files: ClassVar[tuple[str, ...]] = ("from_rollouts", "init_adapter")
+    keys: ClassVar[Mapping[str, str]] = {"set_name": "set", "init_adapter": "adapter"}
+    recipes = Recipe
 
     model: str = "mini"
     set_name: str | None = "mini"
@@ -122,8 +133,8 @@ class TrainJob(RunJob):
     device: str = "auto"
     dtype: str = "auto"
     pins: tuple[dict[str, Any], ...] = ()  # forks to replay at every checkpoint
-    taus: tuple[float, ...] = ()  # nats, ascending: a sweep, one adapter for each; see sweep.py
     style: StyleOptions = field(default_factory=StyleOptions)  # what is asked of the prompt
+    taus: tuple[float, ...] = ()  # nats, ascending: a sweep, one adapter for each
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -149,23 +160,8 @@ class TrainJob(RunJob):
         return ["rmx", "train", *write_options(named, AUTO), *recipe, *swept, *self.style.words()]
 
     def json(self) -> dict[str, Any]:
-        """What `config.json` keeps of it."""
-        return {
-            "model": self.model, "set": self.set_name, "recipe": self.recipe.json(), "preset": self.preset,
-            "from_rollouts": self.from_rollouts, "server": self.server, "adapter": self.init_adapter,
-            "device": self.device, "dtype": self.dtype, "pins": list(self.pins), "style": self.style.json(),
-            "command": self.words(),
-        } | ({"taus": list(self.taus)} if self.taus else {})  # fmt: skip
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "TrainJob":
-        """The job of a `config.json`."""
-        with readable_config():
-            plain = ("from_rollouts", "server", "device", "dtype")
-            kept: dict[str, Any] = {name: stored[name] for name in plain if name in stored}
-            kept |= {name: tuple(stored.get(name, ())) for name in ("pins", "taus")}
-            kept |= {"init_adapter": stored.get("adapter"), "style": StyleOptions.from_json(stored.get("style"))}
-            return cls(stored["model"], stored["set"], Recipe.from_json(stored["recipe"]), stored["preset"], **kept)
+        """What `config.json` keeps of it; `taus` of a sweep only."""
+        return {name: value for name, value in RunJob.json(self).items() if name != "taus" or value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +169,17 @@ class DistillJob(RunJob):
     """One distillation: from a teacher into a LoRA on a base."""
 
     names: ClassVar[tuple[str, ...]] = ("model", "set_name", "adapter", "teacher")
+    recipes = DistillRecipe
 
     model: str = "mini"
     set_name: str = "mini"
     adapter: str | None = None  # the teacher, as an adapter on the base
     teacher: str | None = None  # the teacher, as a checkpoint of its own; an adapter at hand will do as well
     recipe: DistillRecipe = field(default_factory=DistillRecipe)
+    preset: str = "paper"  # what the recipe began as
     device: str = "auto"
     dtype: str = "auto"
     style: StyleOptions = field(default_factory=StyleOptions)  # what is asked of the prompt, of base and teacher
-    preset: str = "paper"  # what the recipe began as
 
     def __post_init__(self) -> None:
         if bool(self.adapter) == bool(self.teacher):
@@ -214,20 +211,7 @@ class DistillJob(RunJob):
 
     def json(self) -> dict[str, Any]:
         """What `config.json` keeps of it."""
-        return {
-            "kind": "distill", "model": self.model, "set": self.set_name, "adapter": self.adapter,
-            "teacher": self.teacher, "recipe": self.recipe.json(), "preset": self.preset, "device": self.device,
-            "dtype": self.dtype, "style": self.style.json(), "command": self.words(),
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "DistillJob":
-        """The job of a `config.json`."""
-        with readable_config():
-            plain = ("adapter", "teacher", "device", "dtype", "preset")
-            kept: dict[str, Any] = {name: stored[name] for name in plain if name in stored}
-            recipe, style = DistillRecipe.from_json(stored["recipe"]), StyleOptions.from_json(stored.get("style"))
-            return cls(stored["model"], stored["set"], recipe=recipe, style=style, **kept)
+        return {"kind": "distill"} | RunJob.json(self)
 
 
 @dataclass(frozen=True, slots=True)

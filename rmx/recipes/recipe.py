@@ -4,7 +4,7 @@ The defaults are the paper's (arXiv 2605.06241, sections 4 and 5 and the public 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -83,22 +83,24 @@ class Section(Checked):
         return {name: (paper[name], value) for name, value in self.flat().items() if value != paper[name]}
 
 
+def each_field(kind: Any) -> Iterator[tuple[str, Any, str]]:
+    """Name, type and help of every field of a recipe, in its order."""
+    for name, info in arguments_of(kind).items():
+        hint = hints_of(kind)[name]
+        if isinstance(hint, type) and issubclass(hint, Section):
+            yield from each_field(hint)
+        else:
+            yield name, hint, info.description or ""
+
+
 def field_types(kind: Any = None) -> dict[str, Any]:
     """Name -> type of every field of a recipe, by default of a training run's, in its order."""
-    found: dict[str, Any] = {}
-    for name, hint in hints_of(kind or Recipe).items():
-        found |= field_types(hint) if isinstance(hint, type) and issubclass(hint, Section) else {name: hint}
-    return found
+    return {name: hint for name, hint, _ in each_field(kind or Recipe)}
 
 
 def help_of(kind: Any) -> dict[str, str]:
     """Name -> help of every field of a recipe, on the command line, in the API and in the form."""
-    found: dict[str, str] = {}
-    for name, info in arguments_of(kind).items():
-        hint = hints_of(kind)[name]
-        is_section = isinstance(hint, type) and issubclass(hint, Section)
-        found |= help_of(hint) if is_section else {name: info.description or ""}
-    return found
+    return {name: about for name, _, about in each_field(kind)}
 
 
 @checked

@@ -395,9 +395,5 @@ def _before_after(summary: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     best = next((c for c in reversed(checks) if c.get("best")), checks[-1])
     after = best if best["optimizer_step"] else {}
-    return {
-        "before": checks[0]["pass@1"],
-        "after": after.get("pass@1"),
-        "vs_base": after.get("vs_base"),
-        "on": "validation",
-    }
+    figures = {"before": checks[0]["pass@1"], "after": after.get("pass@1"), "vs_base": after.get("vs_base")}
+    return figures | {"on": "validation"}

@@ -13,8 +13,7 @@ from rmx.runs.store import row
 from rmx.service.checks import Cancelled, Document, RunControl, Site, without
 from rmx.service.requests import SAMPLING, RunRequest, TrainingRequest, TrainResumeRequest, TrainStatusRequest
 from rmx.train.data_stages import rollout_figures
-from rmx.train.rollouts.file import to_row
-from rmx.train.rollouts.sample import sample_rollouts
+from rmx.train.rollouts import sample_rollouts, to_row
 
 LISTED = 200  # runs
 

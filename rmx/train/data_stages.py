@@ -19,9 +19,8 @@ from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, as_json
 from rmx.runs.folder import RunFolder
 from rmx.storage.safe_files import disk, write_json
-from rmx.train.rollouts.file import RolloutLog, read_rollouts, write_official
-from rmx.train.rollouts.sample import sample_rollouts
-from rmx.train.rollouts.server import Report, server_rollouts
+from rmx.train.rollout_server import Report, server_rollouts
+from rmx.train.rollouts import RolloutLog, read_rollouts, sample_rollouts, write_official
 from rmx.train.step.items import Item, make_items, pass_histogram, select, tau_of_share
 from rmx.train.step.processes import Team, dealt
 from rmx.train.step.scoring import score
@@ -377,10 +376,10 @@ def dry_message(
     }  # fmt: skip
 
 
-def counts_above(entropies: Iterable[Sequence[float]], levels: Sequence[float] = LEVELS) -> list[int]:
-    """For each level how many entropies exceed it; one that equals the level does not, as in the gate."""
+def counts_above(entropies: Iterable[Sequence[float]]) -> list[int]:
+    """For each of `LEVELS` how many entropies exceed it; one that equals the level does not, as in the gate."""
     pooled = np.sort(np.concatenate([np.zeros(0), *(np.asarray(h, dtype=float) for h in entropies)]))
-    return (len(pooled) - np.searchsorted(pooled, levels, side="right")).tolist()
+    return (len(pooled) - np.searchsorted(pooled, LEVELS, side="right")).tolist()
 
 
 def shown(rollouts: Sequence[Rollout], limit: int = SHOWN) -> list[Rollout]:

@@ -34,12 +34,12 @@ from rmx.train.adapter_folder import PassRates, Provenance, base_of, finish_adap
 from rmx.train.data_stages import ROLLOUTS, Draw, Event, Gated, StageProgress, sample
 from rmx.train.heldout import HeldOut, Solutions
 from rmx.train.pipeline import STYLE, Pipeline
-from rmx.train.rollouts.file import read_rollouts
+from rmx.train.rollouts import read_rollouts
 from rmx.train.step.items import Item, cut
 from rmx.train.step.lora_policy import NAME, LoraPolicy
 from rmx.train.step.loss import LinearHead, products
 from rmx.train.step.scoring import BaseFigures, Batch, make_batch
-from rmx.train.step.trainer import Trainer, Update
+from rmx.train.step.trainer import Trainer, Update, seeded
 from rmx.train.training_stage import ADAPTER, EVALUATION, TrainingLoop, chosen, solved
 
 
@@ -197,18 +197,6 @@ class _ChunkedKl(torch.autograd.Function):
         return grad * grads[0][:, None], None, None, None
 
 
-@dataclass(frozen=True, slots=True)
-class DistillUpdate(Update):
-    """An update towards the teacher; loss and agreement are those before the step, `tokens` those of completions."""
-
-    NAMES = (
-        "optimizer_step", "of", "epoch", "loss", "agreement", "grad_norm", "lr", "tokens", "decision_loss", "kl_loss",
-        "delta_logp_pos_mean", "delta_logp_neg_mean",
-    )  # fmt: skip
-
-    agreement: float  # share of tokens whose likeliest token is the teacher's; `loss` is their mean KL in nats
-
-
 def lessons(rollouts: Sequence[Rollout], max_seq_len: int) -> list[Item]:
     """Rollouts as training items that pull to neither side; those without a completion token are left out."""
     short = [cut(r, max_seq_len) for r in rollouts]
@@ -225,7 +213,7 @@ class Distiller(Trainer):
         super().__init__(policy, items, recipe.training(len(items)))
         self.cache, self.tail = cache, recipe.tail
 
-    def run(self) -> Iterator[DistillUpdate]:
+    def run(self) -> Iterator[Update]:
         """Train from where it stands to the end; micro-batches are not told of."""
         while self.updates < self.last:
             now, kl, same = self._next_window(), 0.0, 0
@@ -233,13 +221,13 @@ class Distiller(Trainer):
             for nth, items in enumerate(now.batches):
                 found = self._backward(items, now.first_step + nth, tokens)
                 kl, same = kl + found[0], same + found[1]
-            yield DistillUpdate(**self._step(now), tokens=tokens, loss=kl / tokens, agreement=same / tokens)
+            yield Update(**self._step(now), tokens=tokens, loss=kl / tokens, agreement=same / tokens)
 
     def _backward(self, items: Sequence[Item], step: int, tokens: int) -> tuple[float, int]:
         """Add a micro-batch's gradient; returns its summed KL and how many choices were the teacher's."""
         batch = make_batch(items, COMPLETIONS, self.policy.device)
         teacher = self.cache.get([item.rollout for item in items], self.policy.device)
-        with self._seeded(step), self.policy.learning():
+        with seeded(self.recipe.seed, step, self.policy.device), self.policy.learning():
             kl, best = student_rows(self.policy, batch, teacher, self.tail)
             (kl.sum() / tokens).backward()
         return float(kl.detach().sum()), int((best == teacher.ids[:, 0]).sum())

@@ -283,7 +283,8 @@ def usual_length(folder: Path, config: Mapping[str, Any]) -> Span | None:
         except RmxError:
             continue  # one that cannot be read tells nothing
         tokens, count = seen.get("tokens"), seen.get("rollouts")
-        if _alike(theirs, config) and isinstance(tokens, int) and isinstance(count, int) and count >= ENOUGH:
+        alike = same_of(theirs) == same_of(config)
+        if alike and isinstance(tokens, int) and isinstance(count, int) and count >= ENOUGH:
             found.append((float(theirs.get("created") or 0.0), tokens / count))
     if not found:
         return None
@@ -291,10 +292,10 @@ def usual_length(folder: Path, config: Mapping[str, Any]) -> Span | None:
     return Span(mean, USUAL_LOW * mean, USUAL_HIGH * mean)
 
 
-def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    one, two = theirs.get("recipe") or {}, ours.get("recipe") or {}
-    same = all(theirs.get(name) == ours.get(name) for name in SAME)
-    return same and all(one.get(name) == two.get(name) for name in SAME_RECIPE)
+def same_of(config: Mapping[str, Any]) -> list[Any]:
+    """What the length of a completion depends on."""
+    recipe = config.get("recipe") or {}
+    return [*(config.get(name) for name in SAME), *(recipe.get(name) for name in SAME_RECIPE)]
 
 
 def estimate_ahead(job: TrainJob, problems: Problems, speeds: Speeds, usual: Span | None) -> Estimate:

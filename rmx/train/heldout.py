@@ -13,7 +13,7 @@ from rmx.engine.batch import greedy_rows
 from rmx.engine.engine import CHUNK_BYTES
 from rmx.errors import Stopped
 from rmx.models.load import Model
-from rmx.models.stopping import Ending
+from rmx.models.stopping import Endings
 from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.records import Problem, Rollout, as_json
 from rmx.stats.intervals import Estimate, paired_difference, quotient, share
@@ -187,47 +187,30 @@ def solve(
     prompts = [model.prompt_ids(p.problem) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     mine = [order[i] for i in dealt(len(order), team)]
-    found = {i: _GreedyRow(model, prompts[i]) for i in mine}
+    completions, ended, endings = {i: list[int]() for i in mine}, set[int](), Endings(model, prompts)
 
     def over(place: int, token: int) -> bool:
-        if found[mine[place]].goes_on(token):
+        completions[mine[place]].append(token)
+        if endings(mine[place], 0, token) is None:
             return False
-        solved(sum(row.over for row in found.values()), len(mine))
+        ended.add(mine[place])
+        solved(len(ended), len(mine))
         return True
 
-    greedy_rows(
-        model.engine,
-        [prompts[i] for i in mine],
-        over,
-        max_new=max_new,
-        rows=rows,
-        adapter=adapter,
-        cancelled=cancelled,
-    )
+    asked = [prompts[i] for i in mine]
+    greedy_rows(model.engine, asked, over, max_new=max_new, rows=rows, adapter=adapter, cancelled=cancelled)
     solved(len(mine), len(mine))
     if team and cancelled():
         raise Stopped
-    graded = [(i, _graded(model, problems[i], found[i])) for i in sorted(mine)]
+    graded = [
+        (i, _graded(model, problems[i], prompts[i], completions[i], truncated=i not in ended)) for i in sorted(mine)
+    ]
     return Solutions(tuple(one for _, one in collected(graded, lambda pair: pair[0], team)))
 
 
-class _GreedyRow:
-    """A prompt and its completion so far."""
-
-    def __init__(self, model: Model, prompt: tuple[int, ...]) -> None:
-        self.prompt, self.ids, self.over = prompt, list[int](), False
-        self._ending = Ending(model, prompt, (), 1)
-
-    def goes_on(self, token: int) -> bool:
-        self.ids.append(token)
-        self.over = self._ending(0, token)
-        return not self.over
-
-
-def _graded(model: Model, problem: Problem, row: _GreedyRow) -> Solution:
-    answer = model.grade(row.prompt, row.ids, problem.answer, cut=not row.over)
-    text = model.answer_text(row.ids)
-    return Solution(problem.id, tuple(row.ids), text, answer.text, answer.correct, truncated=not row.over)
+def _graded(model: Model, problem: Problem, prompt: tuple[int, ...], ids: Sequence[int], truncated: bool) -> Solution:
+    answer = model.grade(prompt, ids, problem.answer, cut=truncated)
+    return Solution(problem.id, tuple(ids), model.answer_text(ids), answer.text, answer.correct, truncated)
 
 
 # -- What training does to decisions that it does not train on: held-out rollouts, read under base and policy ---------

@@ -42,7 +42,7 @@ from rmx.train.estimate import Estimate as Forecast
 from rmx.train.estimate import ahead_figures, estimate, estimate_ahead, usual_length, work_left
 from rmx.train.heldout import HeldOut, Solutions, best_of
 from rmx.train.probe import Speeds, device_name, fit, memory_told, probe, room_of
-from rmx.train.rollouts.file import read_rollouts
+from rmx.train.rollouts import read_rollouts
 from rmx.train.step.items import cut
 from rmx.train.step.lora_policy import NAME, LoraPolicy, load_weights, make_policy
 from rmx.train.step.processes import Team, collected, dealt_by

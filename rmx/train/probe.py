@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median_high
 from typing import Any
 
 import psutil
@@ -135,13 +136,13 @@ def _decode(model: Model, batch: RowBatch, temperature: float, seconds: float) -
         _wait(engine.device)
         if rows == ROWS:
             times.append(time.perf_counter() - start)
-            if len(times) == STEPS and LONG * _median(times) > seconds:
+            if len(times) == STEPS and LONG * median_high(times) > seconds:
                 rows, began = FEW, time.perf_counter()
                 batch.select(list(range(FEW)))
         engine.give_way()
     ended, unfinished = (tuple(len(texts[i]) for i in range(rows) if over[i] is whole) for whole in (True, False))
     longest = max(range(rows), key=lambda i: len(texts[i]))
-    return _median(times), Lengths(ended, unfinished), [*prompts[longest], *texts[longest]]
+    return median_high(times) if times else math.nan, Lengths(ended, unfinished), [*prompts[longest], *texts[longest]]
 
 
 @torch.inference_mode()
@@ -190,11 +191,7 @@ def _timed(engine: Engine, work: Any, seconds: float) -> float:
         if times[0] > seconds:
             return times[0]
         engine.give_way()
-    return _median(times[1:])
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2] if values else math.nan
+    return median_high(times[1:])
 
 
 def _wait(device: torch.device) -> None:

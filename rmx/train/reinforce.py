@@ -36,7 +36,7 @@ from rmx.stats.text import percent, points
 from rmx.storage.rendering import render
 from rmx.storage.safe_files import read_json
 from rmx.train.heldout import solve
-from rmx.train.rollouts.sample import sample_rollouts
+from rmx.train.rollouts import sample_rollouts
 from rmx.train.step.lora_policy import NAME, make_policy
 from rmx.train.step.trainer import PLACE, WEIGHTS, restore_checkpoint, save_checkpoint
 
@@ -309,33 +309,24 @@ def ship(run: Path, out: Path, test: Path | None = None) -> None:
     """
     events = [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
     config = next(event for event in events if event["kind"] == "config")
-    checks = list(
-        {e["iteration"]: e for e in events if e["kind"] == "validation"}.values()
-    )  # a resumed run repeats some
+    checks = list({e["iteration"]: e for e in events if e["kind"] == "validation"}.values())  # some were repeated
     steps = {e["iteration"]: e["seconds"] for e in events if e["kind"] == "step"}
     out.mkdir(parents=True, exist_ok=True)
     for path in (run / ADAPTER / WEIGHTS, run / ADAPTER / CONFIG, run / LOG):
         shutil.copyfile(path, out / path.name)
         (out / path.name).chmod(0o644)
     kept = {f.name: config[f.name] for f in fields(ReinforceConfig)}
-    (out / "training.json").write_text(
-        json.dumps({"base": config["revision"], "set": config["set"], "config": kept}, indent=1) + "\n",
-        encoding="utf-8",
-    )
+    about = {"base": config["revision"], "set": config["set"], "config": kept}
+    (out / "training.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     default = asdict(ReinforceConfig())
     changed = {name: value for name, value in kept.items() if value != default[name] or name == "seed"}
     card = render(
-        "reinforce_card.md.jinja",
-        config=config,
+        "reinforce_card.md.jinja", config=config, checks=checks, done=max(steps, default=0),
         options=" ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items()),
-        checks=checks,
         best=max(checks, key=lambda check: check["value"]),  # the first of equals, as the run keeps it
-        done=max(steps, default=0),
-        minutes=round(sum(steps.values()) / 60),
+        minutes=round(sum(steps.values()) / 60), percent=percent, points=points,
         test=None if test is None else _tested(read_json(test), str(run / ADAPTER)),
-        percent=percent,
-        points=points,
-    )
+    )  # fmt: skip
     (out / "README.md").write_text(card, encoding="utf-8")
 
 

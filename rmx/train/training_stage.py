@@ -31,7 +31,7 @@ from rmx.train.heldout import (
 from rmx.train.step.items import total_updates, updates_per_epoch
 from rmx.train.step.lora_policy import NAME, load_weights
 from rmx.train.step.scoring import teacher_forced
-from rmx.train.step.trainer import ContrastiveUpdate, MicroStep, Trainer, Update, free_checkpoint, is_complete
+from rmx.train.step.trainer import MicroStep, Trainer, Update, free_checkpoint, is_complete
 
 # -- Forks watched while a run trains: at every checkpoint, what the policy would say there now -----------------------
 
@@ -192,7 +192,7 @@ class TrainingLoop:
         if message := not_finite(step.loss, step.grad_norm, step.optimizer_step, self.best):
             return "guard", {"rule": "finite", "message": message}
         check = self.run.job.recipe.check
-        if isinstance(step, ContrastiveUpdate):
+        if step.kl_loss is not None:
             self.kl_losses.append(step.kl_loss)
         if check.guards and self.held_out and (message := kl_away(self.kl_losses, check.kl_limit, self.best)):
             return "guard", {"rule": "kl", "message": message}

@@ -167,7 +167,10 @@ def score(
         if policy is not None and figures is not None:
             if figures.keeps:
                 base_block(policy, prompt_key(rollout), figures)
-            entropies = _fill(policy, own_key(rollout), figures, wanted=rollout.entropies is None)
+            key, wanted, entropies = own_key(rollout), rollout.entropies is None, None
+            if wanted or (figures.keeps and key not in figures):
+                base, entropies = read_base(policy, key, entropy=wanted, dtype=figures.dtype)
+                figures.put(key, base)
         else:
             missing = rollout.entropies is None
             entropies = teacher_forced(model, rollout.input_ids, rollout.prompt_length) if missing else None
@@ -196,15 +199,6 @@ def base_block(policy: LoraPolicy, key: Key, figures: BaseFigures) -> BaseTokens
         base, _ = read_base(policy, key, entropy=False, dtype=figures.dtype)
         figures.put(key, base)
     return base
-
-
-def _fill(policy: LoraPolicy, key: Key, figures: BaseFigures, wanted: bool) -> Tensor | None:
-    """Make sure that a block is kept; returns its entropies where they are wanted."""
-    if not wanted and (key in figures or not figures.keeps):
-        return None
-    base, entropies = read_base(policy, key, entropy=wanted, dtype=figures.dtype)
-    figures.put(key, base)
-    return entropies
 
 
 def read_base(

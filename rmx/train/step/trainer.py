@@ -10,10 +10,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -159,38 +159,26 @@ class MicroStep:
         return {name: value for name, value in asdict(self).items() if name not in ("pos_pressure", "neg_pressure")}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """One optimizer step over a window of rollouts, whatever the loss."""
-
-    NAMES: ClassVar[tuple[str, ...]] = ()  # of the event's figures, in their order
+    """One optimizer step over a window. Means over nothing are None, and so is what only the other loss has."""
 
     optimizer_step: int  # this one included
     of: int
     epoch: int  # 1-based
-    loss: float
+    loss: float  # of a distillation the mean KL of its tokens, in nats
+    decision_loss: float | None = None
+    kl_loss: float | None = None  # nats
+    delta_logp_pos_mean: float | None = None  # nats
+    delta_logp_neg_mean: float | None = None
+    agreement: float | None = None  # share of tokens whose likeliest token is the teacher's, before the step
     grad_norm: float  # before clipping
     lr: float  # that it was made with
-    tokens: int
+    tokens: int  # positions that predict one; of a distillation tokens of completions
 
     def json(self) -> dict[str, Any]:
-        """The update event; None under names that this kind of update does not have."""
-        return {name: getattr(self, name, None) for name in self.NAMES}
-
-
-@dataclass(frozen=True, slots=True)
-class ContrastiveUpdate(Update):
-    """An update by the contrastive loss. Means over no token are None; `tokens` counts positions that predict one."""
-
-    NAMES = (
-        "optimizer_step", "of", "epoch", "loss", "decision_loss", "kl_loss", "delta_logp_pos_mean",
-        "delta_logp_neg_mean", "grad_norm", "lr", "tokens",
-    )  # fmt: skip
-
-    decision_loss: float
-    kl_loss: float  # nats
-    delta_logp_pos_mean: float | None  # nats
-    delta_logp_neg_mean: float | None
+        """The update event; `agreement` of a distillation only."""
+        return {name: value for name, value in asdict(self).items() if name != "agreement" or value is not None}
 
 
 class Trainer:
@@ -238,12 +226,11 @@ class Trainer:
                 yield step
             add_up(self.params.values(), self.team)
             tokens = sum(s.valid_tokens for s in steps)
-            yield ContrastiveUpdate(**self._step(now), tokens=tokens, **self._means(steps))
+            yield Update(**self._step(now), tokens=tokens, **self._means(steps))
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of the last finished update: all of it, or nothing. Of several processes one writes."""
-        if self.team is None or self.team.is_main_process:
-            save_checkpoint(folder, self.policy, self.optimizer, self._place())
+        """Write a checkpoint of the last finished update, all of it or nothing; one of several processes does."""
+        save_checkpoint(folder, self.policy, self.optimizer, self._place())
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint exactly as an unbroken run would."""
@@ -254,7 +241,6 @@ class Trainer:
                 difference = f"its {name} is {place.get(name)}, not {mine[name]}"
                 raise TrainError(f"The checkpoint {folder.name} belongs to another run: {difference}.")
         self.updates = int(place["update"])
-        self.policy.changed()
 
     def _place(self) -> dict[str, Any]:
         return {"update": self.updates, "of": self.of, "items": len(self.items), "seed": self.recipe.seed}
@@ -277,9 +263,6 @@ class Trainer:
         place = {"optimizer_step": self.updates, "of": self.of, "epoch": now.epoch + 1}
         return place | {"grad_norm": float(norm), "lr": rate}
 
-    def _seeded(self, step: int) -> AbstractContextManager[None]:
-        return seeded(self.recipe.seed, step, self.policy.device)
-
     def _micro_step(self, now: Window, nth: int) -> MicroStep:
         loss_config, optim, items = self.recipe.loss, self.recipe.optim, now.batches[nth]
         batch = make_batch(items, loss_config, self.policy.device)
@@ -298,7 +281,7 @@ class Trainer:
     def _add_gradient(self, now: Window, nth: int, batch: Batch) -> tuple[float, float, Tensor]:
         """Forward and backward; returns the sums of the two terms, and those of the log."""
         loss_config = self.recipe.loss
-        with self._seeded(now.first_step + nth), self.policy.learning():
+        with seeded(self.recipe.seed, now.first_step + nth, self.policy.device), self.policy.learning():
             rows = read_rows(self.policy, batch, self.figures)
             sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
             if loss_config.normalisation == "token":

@@ -28,7 +28,7 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Answer, Problem, Trace
 from rmx.train.heldout import solve
-from rmx.train.rollouts.sample import sample_rollouts
+from rmx.train.rollouts import sample_rollouts
 from tests.helpers.chain import END, chain, solved
 
 PROBLEM = load_set("mini:test")[0]

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rmx.config import ASSETS
-from rmx.mini.build.adapters import base_card
+from rmx.mini.build.build import base_card
 from rmx.mini.build.mini_figures import greedy, share
 from rmx.mini.build.miniature import Data, Mini, PretrainConfig, Pretrainer, build_tokenizer, drill, load, schedule
 from rmx.mini.problem_sets import (

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
-from rmx.mini.build.adapters import (
+from rmx.mini.build.build import (
     SEEDS,
     Variant,
     chosen,
@@ -21,7 +21,7 @@ from rmx.mini.build.adapters import (
     ship,
     train_variants,
 )
-from rmx.mini.build.adapters import VARIANTS as ALL
+from rmx.mini.build.build import VARIANTS as ALL
 from rmx.mini.build.mini_figures import KINDS
 from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from rmx.config import ASSETS
 from rmx.errors import ModelError, TrainError
-from rmx.mini.build.adapters import (
+from rmx.mini.build.build import (
     RLConfig,
     RLTrainer,
     draw_problems,

@@ -21,7 +21,7 @@ from rmx.runs.folder import RunFolder
 from rmx.train import data_stages as first_stages
 from rmx.train import pipeline
 from rmx.train.drive import DRY, drive
-from rmx.train.rollouts.file import read_rollouts
+from rmx.train.rollouts import read_rollouts
 from rmx.train.step import trainer
 from rmx.train.training_stage import written
 from tests.helpers.training_runs import TINY, tiny_run

@@ -8,7 +8,7 @@ import pytest
 
 from rmx.errors import TrainError
 from rmx.records import Rollout
-from rmx.train.rollouts.file import RolloutLog, from_row, read_rollouts, to_row, write_official
+from rmx.train.rollouts import RolloutLog, from_row, read_rollouts, to_row, write_official
 
 REFERENCE = Path(__file__).parents[2] / "reference_data"
 ROLLOUT = Rollout("p1", 0, (5, 6, 7, 8), 2, True, "42", "eos", (0.1, 1 / 3))

@@ -22,8 +22,7 @@ from rmx.errors import PromptError
 from rmx.grading.answers import grade
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.rollouts.file import RolloutLog
-from rmx.train.rollouts.sample import sample_rollouts
+from rmx.train.rollouts import RolloutLog, sample_rollouts
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +147,7 @@ def test_a_stage_killed_again_and_again_makes_the_same_file(tmp_path, whole) -> 
     for rollout in whole:
         unbroken.append(rollout)
     context, draws = multiprocessing.get_context("forkserver"), random.Random(2)
-    context.set_forkserver_preload(["rmx.train.rollouts.sample", "rmx.models.load"])
+    context.set_forkserver_preload(["rmx.train.rollouts", "rmx.models.load"])
     kills, threads = 0, torch.get_num_threads()  # another number of them may round otherwise
     for _ in range(20):
         process = context.Process(target=stage, args=(str(killed), threads), daemon=True)

@@ -26,8 +26,8 @@ from rmx.models.style_options import StyleOptions
 from rmx.prompt_styles import STYLES
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.rollouts import server as rollouts_server
-from rmx.train.rollouts.server import PARALLEL, Address, Report, server_rollouts
+from rmx.train import rollout_server as rollouts_server
+from rmx.train.rollout_server import PARALLEL, Address, Report, server_rollouts
 
 pytestmark = pytest.mark.slow
 

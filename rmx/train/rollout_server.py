@@ -26,7 +26,7 @@ from rmx.models.load import Model
 from rmx.models.stopping import Ending
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, Stop, as_json
-from rmx.train.rollouts.sample import graded
+from rmx.train.rollouts import graded
 
 log = logging.getLogger(__name__)
 KEY = "RMX_SERVER_KEY"  # environment variable with the server's key, where it wants one
@@ -90,16 +90,13 @@ class Line:
         """`seconds`: the longest that one answer may take."""
         self.address = address
         key = os.environ.get(KEY)
-        self._client = httpx.AsyncClient(
+        self.client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(seconds, connect=10.0),
             limits=httpx.Limits(max_connections=parallel),
             follow_redirects=False,
             trust_env=not address.local,
         )
-
-    async def close(self) -> None:
-        await self._client.aclose()
 
     async def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, first: bool = False) -> Any:
         """The JSON that the server answers with, or a Refusal.
@@ -133,7 +130,7 @@ class Line:
 
     async def _once(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, httpx.Headers, bytes]:
         content = bytearray()
-        async with self._client.stream(method, self.address.base + path, json=body) as response:
+        async with self.client.stream(method, self.address.base + path, json=body) as response:
             async for piece in response.aiter_bytes():
                 content += piece
                 if len(content) > MAX_BYTES:
@@ -189,84 +186,6 @@ class Read:
 
 class Misread(TrainError):
     """The server saw another prompt than it was meant to."""
-
-
-def room(model: Model, config: RolloutConfig, prompt_ids: Sequence[int]) -> int:
-    """How many tokens a completion of this prompt may have."""
-    return min(config.max_new_tokens, model.engine.context - len(prompt_ids))
-
-
-class Reader:
-    """Reads answers. `base` is how messages name the server."""
-
-    def __init__(self, base: str, model: Model, config: RolloutConfig) -> None:
-        self._base, self._model, self._config = base, model, config
-
-    def read(self, answer: Any, prompt_ids: Sequence[int]) -> Read:
-        """The completion in an answer; Misread where the server saw another prompt."""
-        try:
-            choice, many = answer["choices"][0], len(answer["choices"])
-            usage = answer.get("usage") or {}
-            text = choice["text"] if "text" in choice else choice["message"].get("content") or ""
-            reasoning = (choice.get("message") or {}).get("reasoning_content")
-            seen = choice.get("prompt_token_ids") or answer.get("prompt_token_ids") or usage.get("prompt_tokens")
-            told, end, counted = choice.get("token_ids"), choice.get("finish_reason"), usage.get("completion_tokens")
-            reason = choice.get("stop_reason")  # vLLM: the stop text, or the id of the token that ended it
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise self._malformed(f"no completion in it: {json.dumps(answer)[:120]}") from error
-        if many > 1:  # it took a list of ids for a list of prompts
-            raise Misread(f"The server {self._base} answered one prompt with {many} completions. Check its log.")
-        if not isinstance(text, str) or end not in ("stop", "length"):
-            raise self._malformed(f"a completion that ended by {json.dumps(end)}")
-        if reasoning:
-            said = "splits the reasoning off, so the tokens are lost. Start it without a reasoning parser."
-            raise fault(self._base, said)
-        same = list(prompt_ids) == seen if isinstance(seen, list) else seen in (None, len(prompt_ids))
-        if not same:  # what the server says of the prompt: its ids, or how many they are
-            found = len(seen) if isinstance(seen, list) else seen
-            said = f"The server {self._base} reads the prompt as {found} tokens that are not the {len(prompt_ids)} of"
-            raise Misread(f"{said} {self._model.spec}. It serves another model, or adds tokens of its own.")
-        stopped = end == "stop"
-        last, doubtful = self._model.engine.vocab_size - 1, False
-        if not isinstance(told, list):
-            ids = self._model.encode(text)
-            doubtful = not self._same(ids, text, counted, stopped)
-        elif all(isinstance(i, int) and 0 <= i <= last for i in told):
-            ids = list(told)
-        else:
-            raise self._malformed(f"token ids outside 0 to {last}, which {self._model.spec} does not have")
-        by_text = stopped and isinstance(reason, str)
-        if stopped and not by_text and not (ids and ids[-1] in self._model.stop_ids):
-            ids = [*ids, reason if reason in self._model.stop_ids else self._end]
-        if not ids:
-            raise self._malformed("an empty completion")
-        whole = room(self._model, self._config, prompt_ids) == self._config.max_new_tokens
-        stop: Stop = "stop_sequence" if by_text else "eos" if stopped else "length" if whole else "context"
-        ending = Ending(self._model, prompt_ids, (), 1, answers=False)
-        for length, token in enumerate(ids, 1):
-            if ended := ending.ended_by(0, token):  # a server may go on behind it
-                return Read(tuple(ids[:length]), ended, isinstance(told, list), doubtful)
-        return Read(tuple(ids), stop, isinstance(told, list), doubtful)
-
-    def _malformed(self, what: str) -> TrainError:
-        check = "Check that it is an OpenAI-compatible server of a language model, then resume."
-        return fault(self._base, f"sent {what}. {check}")
-
-    def _same(self, ids: Sequence[int], text: str, counted: Any, stopped: bool) -> bool:
-        """Whether these ids seem to be the server's: the text comes back, and the server counted as many."""
-        if self._model.detokenizer.text(list(ids)) != text:
-            return False
-        ended = bool(ids) and ids[-1] in self._model.stop_ids
-        lengths = {len(ids), len(ids) + 1} if stopped and not ended else {len(ids)}  # some count the end token
-        return counted in lengths
-
-    @property
-    def _end(self) -> int:
-        """The end token that a text does not show."""
-        own = self._model.tokenizer.eos_token_id
-        if own is None and not self._model.stop_ids:
-            raise self._malformed(f"a completion that ended by itself, though {self._model.spec} has no end token")
-        return int(own) if own is not None else min(self._model.stop_ids)
 
 
 # -- all requests of a stage, in whichever way the server takes -------------------------------------------------------
@@ -384,7 +303,7 @@ def ways(model: Model, config: RolloutConfig) -> list[Way]:
 
 
 class _Asking:
-    """All requests of one stage."""
+    """All requests of one stage, and the reading of their answers."""
 
     def __init__(
         self, url: str, model: Model, config: RolloutConfig, seed: int, cancelled: Callable[[], bool], report: Report
@@ -392,12 +311,12 @@ class _Asking:
         self._model, self._config, self._seed = model, config, seed
         self._cancelled, self._report = cancelled, report
         self._address = Address.of(url)
-        self._reader = Reader(self._address.base, model, config)
+        self._base = self._address.base  # how messages name the server
 
     async def all(self, missing: Sequence[tuple[Problem, int]]) -> AsyncGenerator[Rollout]:
         """Rollouts as they come, in any order."""
         self._line = Line(self._address, 60 + 0.25 * self._config.max_new_tokens, PARALLEL)
-        try:
+        async with self._line.client:
             async with aclosing(self._as_they_end([partial(self._find_way, missing[0][0])])) as looking:
                 found = [way async for way in looking]
             if not found:  # cancelled
@@ -407,8 +326,6 @@ class _Asking:
             async with aclosing(self._as_they_end(jobs)) as ended:
                 async for rollout in ended:
                     yield rollout
-        finally:
-            await self._line.close()
 
     async def _as_they_end(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, Any]]]) -> AsyncGenerator[Any]:
         """Results of coroutines of which a bounded number run at once; ends early when cancelled."""
@@ -435,18 +352,17 @@ class _Asking:
                 try:
                     body = self._body(way, name, problem, 0, most=1)
                     answer = await self._line.ask("POST", way.path, body, first=True)
-                    read = self._reader.read(answer, self._model.prompt_ids(problem.problem))
+                    read = self._read(answer, self._model.prompt_ids(problem.problem))
                 except Refusal as refusal:
                     refusals.append(refusal)
                 except Misread as error:
                     misread = error
                 else:
-                    base = self._address.base
-                    log.info("Rollouts from %s%s, asked with %s", base, way.path, way.prompt)
+                    log.info("Rollouts from %s%s, asked with %s", self._base, way.path, way.prompt)
                     if not read.told:
-                        log.warning("The server %s tells no token ids. Its texts are tokenised again.", base)
+                        log.warning("The server %s tells no token ids. Its texts are tokenised again.", self._base)
                     if not way.extras:
-                        log.warning("The server %s may add sampling settings of its own, such as top-k.", base)
+                        log.warning("The server %s may add sampling settings of its own, such as top-k.", self._base)
                     return way, name
         raise misread or TrainError(_refused(self._address, self._names(listed)[0], refusals, listed))
 
@@ -470,9 +386,9 @@ class _Asking:
         try:
             answer = await self._line.ask("POST", way.path, self._body(way, name, problem, gen))
         except Refusal as refusal:
-            said = f"The server {self._address.base} refused a request that it took before ({refusal})."
+            said = f"The server {self._base} refused a request that it took before ({refusal})."
             raise TrainError(f"{said} Check its log, then resume.") from refusal
-        read = self._reader.read(answer, prompt)
+        read = self._read(answer, prompt)
         rollout = graded(self._model, problem, gen, prompt, read.ids, read.stop, None)
         self._report.count(rollout, read)
         return rollout
@@ -489,10 +405,80 @@ class _Asking:
         if name is not None:
             asked["model"] = name
         return {
-            **asked, "max_tokens": most or room(self._model, self._config, ids),
+            **asked, "max_tokens": most or self._room(ids),
             "temperature": self._config.temperature, "top_p": self._config.top_p,
             "seed": int(uniform(self._seed, prompt_key(ids), gen, 0) * 2**31), **way.extras,
         }  # fmt: skip
+
+    def _read(self, answer: Any, prompt_ids: Sequence[int]) -> Read:
+        """The completion in an answer; Misread where the server saw another prompt."""
+        try:
+            choice, many = answer["choices"][0], len(answer["choices"])
+            usage = answer.get("usage") or {}
+            text = choice["text"] if "text" in choice else choice["message"].get("content") or ""
+            reasoning = (choice.get("message") or {}).get("reasoning_content")
+            seen = choice.get("prompt_token_ids") or answer.get("prompt_token_ids") or usage.get("prompt_tokens")
+            told, end, counted = choice.get("token_ids"), choice.get("finish_reason"), usage.get("completion_tokens")
+            reason = choice.get("stop_reason")  # vLLM: the stop text, or the id of the token that ended it
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise self._malformed(f"no completion in it: {json.dumps(answer)[:120]}") from error
+        if many > 1:  # it took a list of ids for a list of prompts
+            raise Misread(f"The server {self._base} answered one prompt with {many} completions. Check its log.")
+        if not isinstance(text, str) or end not in ("stop", "length"):
+            raise self._malformed(f"a completion that ended by {json.dumps(end)}")
+        if reasoning:
+            said = "splits the reasoning off, so the tokens are lost. Start it without a reasoning parser."
+            raise fault(self._base, said)
+        same = list(prompt_ids) == seen if isinstance(seen, list) else seen in (None, len(prompt_ids))
+        if not same:  # what the server says of the prompt: its ids, or how many they are
+            found = len(seen) if isinstance(seen, list) else seen
+            said = f"The server {self._base} reads the prompt as {found} tokens that are not the {len(prompt_ids)} of"
+            raise Misread(f"{said} {self._model.spec}. It serves another model, or adds tokens of its own.")
+        stopped = end == "stop"
+        last, doubtful = self._model.engine.vocab_size - 1, False
+        if not isinstance(told, list):
+            ids = self._model.encode(text)
+            doubtful = not self._same(ids, text, counted, stopped)
+        elif all(isinstance(i, int) and 0 <= i <= last for i in told):
+            ids = list(told)
+        else:
+            raise self._malformed(f"token ids outside 0 to {last}, which {self._model.spec} does not have")
+        by_text = stopped and isinstance(reason, str)
+        if stopped and not by_text and not (ids and ids[-1] in self._model.stop_ids):
+            ids = [*ids, reason if reason in self._model.stop_ids else self._end]
+        if not ids:
+            raise self._malformed("an empty completion")
+        whole = self._room(prompt_ids) == self._config.max_new_tokens
+        stop: Stop = "stop_sequence" if by_text else "eos" if stopped else "length" if whole else "context"
+        ending = Ending(self._model, prompt_ids, (), 1, answers=False)
+        for length, token in enumerate(ids, 1):
+            if ended := ending.ended_by(0, token):  # a server may go on behind it
+                return Read(tuple(ids[:length]), ended, isinstance(told, list), doubtful)
+        return Read(tuple(ids), stop, isinstance(told, list), doubtful)
+
+    def _room(self, prompt_ids: Sequence[int]) -> int:
+        """How many tokens a completion of this prompt may have."""
+        return min(self._config.max_new_tokens, self._model.engine.context - len(prompt_ids))
+
+    def _malformed(self, what: str) -> TrainError:
+        check = "Check that it is an OpenAI-compatible server of a language model, then resume."
+        return fault(self._base, f"sent {what}. {check}")
+
+    def _same(self, ids: Sequence[int], text: str, counted: Any, stopped: bool) -> bool:
+        """Whether these ids seem to be the server's: the text comes back, and the server counted as many."""
+        if self._model.detokenizer.text(list(ids)) != text:
+            return False
+        ended = bool(ids) and ids[-1] in self._model.stop_ids
+        lengths = {len(ids), len(ids) + 1} if stopped and not ended else {len(ids)}  # some count the end token
+        return counted in lengths
+
+    @property
+    def _end(self) -> int:
+        """The end token that a text does not show."""
+        own = self._model.tokenizer.eos_token_id
+        if own is None and not self._model.stop_ids:
+            raise self._malformed(f"a completion that ended by itself, though {self._model.spec} has no end token")
+        return int(own) if own is not None else min(self._model.stop_ids)
 
 
 def _refused(address: Address, name: str | None, refusals: Sequence[Refusal], listed: Sequence[str]) -> str:
