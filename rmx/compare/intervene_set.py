@@ -16,8 +16,8 @@ from rmx.engine.decoding_memory import token_bytes
 from rmx.engine.engine import split_key
 from rmx.errors import RmxError
 from rmx.explore.calibration import Calibration
-from rmx.explore.resampling import chained, journal_of
 from rmx.grading.answers import CUT
+from rmx.models.base_state import chained, journal_of
 from rmx.models.model_pair import Pair
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem, as_json

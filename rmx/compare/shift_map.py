@@ -4,8 +4,7 @@ The completion is the base's own by default, or the adapted model's, or a pasted
 both take every step together, so that the map grows with the text; a given text is read in one pass under each.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -25,12 +24,12 @@ from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import Chooser
 from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, threshold_of
-from rmx.grading.answers import CUT, StopRule
+from rmx.grading.answers import CUT
 from rmx.models.detokenizer import TextStream
 from rmx.models.load import Model
-from rmx.models.model_pair import Pair, make_pair, open_pair, read_both
+from rmx.models.model_pair import Pair, PairRun, make_pair, open_pair, read_both
 from rmx.models.presets import PAIRS
-from rmx.models.stopping import stop_after
+from rmx.models.stopping import CompletionEnd
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Answer, Candidate, Problem, Stop, as_json, is_fork
@@ -103,8 +102,8 @@ class MapJob:
 
 
 @dataclass
-class ShiftMap:
-    """An iterable over the places of one completion; all figures stay afterwards, also after a cancel."""
+class ShiftMap(PairRun[Shift]):
+    """An iterable over the places of one completion."""
 
     pair: Pair
     job: MapJob
@@ -113,27 +112,6 @@ class ShiftMap:
     stop: Stop = "cancelled"
     seconds: float = 0.0
     noise: Difference | None = None  # measured by `measure_noise`
-
-    def __iter__(self) -> Iterator[Shift]:
-        with self.pair.turn():
-            yield from self.held()
-
-    def run(self) -> "ShiftMap":
-        """Map to the end."""
-        for _ in self:
-            pass
-        return self
-
-    def held(self) -> Iterator[Shift]:
-        """The same for a caller that holds `pair.turn()`."""
-        began = time.perf_counter()
-        try:
-            for shift in self._shifts():
-                self.shifts.append(shift)
-                self.seconds = time.perf_counter() - began
-                yield shift
-        finally:
-            self.seconds = time.perf_counter() - began
 
     @property
     def ids(self) -> list[int]:
@@ -150,15 +128,16 @@ class ShiftMap:
         """The answer of the completion on screen."""
         return self.pair.base.grade(self.job.prompt_ids, self.ids, self.job.known, cut=self.stop in CUT)
 
-    def _shifts(self) -> Iterator[Shift]:
-        if self.pair.base.engine.remote is not None:
-            return self._from_afar()
-        return self._read() if self.job.source == "text" else self._write()
+    def _from_here(self) -> Generator[Shift]:
+        for shift in self._read() if self.job.source == "text" else self._write():
+            self.shifts.append(shift)
+            yield shift
 
-    def _from_afar(self) -> Iterator[Shift]:
+    def _from_afar(self) -> Generator[Shift]:
         """As another process makes them, with the noise that belongs to them."""
         for item in mapped(self.pair, self.job, cancelled=self.cancelled):
             if isinstance(item, Shift):
+                self.shifts.append(item)
                 yield item
             else:
                 self.stop, self.noise = item
@@ -182,29 +161,21 @@ class ShiftMap:
         """One model writes, both take every step."""
         job, model = self.job, self.pair.base
         pieces = model.detokenizer.stream()
-        rule = model.stop_rule(job.prompt_ids)
+        end = CompletionEnd(model, job.prompt_ids, job.sampling.max_new_tokens, self.pair.stop_ids)
         choose = Chooser(job.sampling, job.prompt_ids)
         with open_pair(self.pair, [job.prompt_ids]) as stream:
             try:
                 while not self.cancelled():
                     logits = (stream.base if job.source == "base" else stream.adapted)[0]
                     token = choose(logits, int(logits.argmax()), len(self.shifts))
-                    yield shifts_of(self.pair, len(self.shifts), [token], stream.base, stream.adapted, pieces)[0]
-                    if self._over(token, rule):
+                    (shift,) = shifts_of(self.pair, len(self.shifts), [token], stream.base, stream.adapted, pieces)
+                    yield shift
+                    if self.is_over(end.feed(token, shift.text)):
                         break
                     self.pair.give_way(self.cancelled)
                     stream.feed([token])
             finally:
                 stream.save()
-
-    def _over(self, token: int, rule: StopRule) -> bool:
-        """Whether the completion ends with this token; sets `stop`."""
-        rule.feed(self.shifts[-1].text)
-        room = self.pair.base.engine.context - len(self.job.prompt_ids)
-        most = self.job.sampling.max_new_tokens
-        stop = stop_after(rule, token, self.pair.stop_ids, len(self.shifts), most, room)
-        self.stop = stop or self.stop
-        return stop is not None
 
 
 def _seconds(pair: Pair, job: MapJob, **_: object) -> float:

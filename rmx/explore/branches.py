@@ -185,17 +185,22 @@ def swap_job(job: Job, tokens: Sequence[TokenDist], pos: int, ids: Sequence[int]
     Raises:
         SwapError: the position or a token does not exist, nothing is forced, or it does not fit the length.
     """
-    if not isinstance(pos, int) or isinstance(pos, bool) or not 0 <= pos < len(tokens):
-        raise SwapError(f"There is no token at position {pos}; this solution has positions 0 to {len(tokens) - 1}.")
+    check_pos(pos, tokens)
     if not ids:
         raise SwapError("Nothing to force: pick a token or type some text.")
     for token_id in ids:
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
             raise SwapError(f"Token id {token_id} does not exist; this model has the ids 0 to {vocab_size - 1}.")
     limit = job.sampling.max_new_tokens
     if pos + len(ids) > limit:
         raise SwapError(f"The forced text would end past the limit of {limit} tokens. Raise the limit or force less.")
     return replace(job, kept=tuple(tokens[:pos]), forced=tuple(ids), fork=tokens[pos], read=None)
+
+
+def check_pos(pos: object, tokens: Sequence[TokenDist]) -> None:
+    """Raise SwapError for what is no completion position of these tokens."""
+    if type(pos) is not int or not 0 <= pos < len(tokens):
+        raise SwapError(f"There is no token at position {pos}; this solution has positions 0 to {len(tokens) - 1}.")
 
 
 def swap(model: Model, job: Job, trace: Trace, pos: int, token_id: int) -> tuple[Job, Trace]:

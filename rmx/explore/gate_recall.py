@@ -26,8 +26,8 @@ from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
-from rmx.explore.resampling import Journal, journal_of
 from rmx.grading.answers import Target
+from rmx.models.base_state import Journal, journal_of
 from rmx.models.load import Model
 from rmx.records import Problem, TokenDist, Trace, as_json, is_fork
 from rmx.stats.intervals import Estimate, exact_edge, ratio_of_sums, wilson
