@@ -236,7 +236,6 @@ class ArmResult:
         return cls(arm, answer, **(row | {"ids": tuple(row["ids"])}))
 
     def json(self) -> dict[str, Any]:
-        """Return the result as documents hold it."""
         return {"answer": self.answer.json(), "n": self.tokens} | self._counts()
 
 

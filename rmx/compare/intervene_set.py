@@ -46,7 +46,6 @@ class ProblemArms:
     results: dict[Arm, ArmResult]
 
     def json(self) -> dict[str, Any]:
-        """Return the problem's row of the document, by arm."""
         return {
             "id": self.id,
             "answers": {arm: r.answer.text for arm, r in self.results.items()},

@@ -17,7 +17,7 @@ from rmx.compare.controls import check_base, placebo_pair, shape_noise
 from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, places_of
 from rmx.config import TOP_SHOWN
 from rmx.data.problem_sets import load_set
-from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
+from rmx.engine.divergence import Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.engine import split_key
 from rmx.engine.entropy import Capture, capture, logp_and_rank
 from rmx.engine.fair_queue import never
@@ -47,11 +47,6 @@ class View:
     logp: float  # of the token on screen
     rank: int  # of the token on screen
     top: tuple[Candidate, ...]  # best first
-
-    def json(self) -> dict[str, Any]:
-        """Return the view as documents hold it."""
-        top = [c.json() for c in self.top]
-        return {"entropy": self.entropy, "logp": self.logp, "rank": self.rank, "top": top}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,26 +204,10 @@ def shifts_of(
         return []
     base, adapted = base[: len(ids)].float(), adapted[: len(ids)].float()
     found = compare(base, adapted)
-    ours, theirs = _views(pair, ids, base), _views(pair, ids, adapted)
-    rows = [Compared(*values) for values in zip(*(c.tolist() for c in found), strict=True)]
-    return [
-        Shift(
-            pos + i,
-            token,
-            pieces.feed(token),
-            kind_of(int(row.rank)),
-            float(row.base_gap),
-            float(row.adapted_gap),
-            float(row.kl),
-            int(row.rank),
-            float(row.p),
-            int(row.back_rank),
-            float(row.back_p),
-            ours[i],
-            theirs[i],
-        )
-        for i, (token, row) in enumerate(zip(ids, rows, strict=True))
-    ]
+    columns = (found.base_gap, found.adapted_gap, found.kl, found.rank, found.p, found.back_rank, found.back_p)
+    views = _views(pair, ids, base), _views(pair, ids, adapted)
+    rows = zip(ids, *(column.tolist() for column in columns), *views, strict=True)
+    return [Shift(pos + i, token, pieces.feed(token), kind_of(row[3]), *row) for i, (token, *row) in enumerate(rows)]
 
 
 def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
@@ -237,7 +216,7 @@ def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
     lone = pair.base.detokenizer.token_text
     tops = zip(cap.top_ids.tolist(), cap.top_logp.exp().tolist(), strict=True)
     return [
-        View(float(h), float(lp), int(r), tuple(Candidate(i, lone(i), p) for i, p in zip(top, ps, strict=True)))
+        View(h, lp, r, tuple(Candidate(i, lone(i), p) for i, p in zip(top, ps, strict=True)))
         for h, lp, r, (top, ps) in zip(cap.entropy.tolist(), logp.tolist(), rank.tolist(), tops, strict=True)
     ]
 

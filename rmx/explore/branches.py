@@ -38,7 +38,6 @@ class Origin:
     verdict: str | None = None  # in a sentence
 
     def json(self) -> dict[str, Any]:
-        """The origin for the page."""
         return {"kind": self.kind, "licence": self.licence, "same": self.same, "said": self.verdict}
 
 

@@ -55,7 +55,6 @@ class Calibration:
     kept: bool  # whether the solutions were there before this call
 
     def json(self) -> dict[str, Any]:
-        """What documents hold of it."""
         figures = as_json(self, "tau", "share", "tokens", "problems", "temperature")
         return figures | {"set": self.set_name, "style": self.style, "sentence": self.sentence}
 

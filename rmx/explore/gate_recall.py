@@ -135,13 +135,7 @@ class RedrawnToken:
     bounds: tuple[float, float]  # of the weight, from 95 % intervals of each alternative's difference
     cover: float  # probability of the alternatives that were sampled
 
-    @property
-    def kind(self) -> str:
-        """Which of the two groups of places the token belongs to."""
-        return "gated" if self.gated else "elsewhere"
-
     def json(self) -> dict[str, Any]:
-        """Return the place as documents hold it."""
         found = as_json(self, "problem", "pos", "text", "entropy", "gated", "chance", "weight", "plain")
         return found | {"low": self.bounds[0], "high": self.bounds[1], "cover": self.cover}
 

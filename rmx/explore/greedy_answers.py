@@ -89,7 +89,6 @@ class SoFarPoint:
     forced: bool  # the model was made to conclude; False where the solution has given its answer already
 
     def json(self) -> dict[str, Any]:
-        """Return the point as documents hold it."""
         return {"pos": self.pos, "answer": self.answer.text, "correct": self.answer.correct, "forced": self.forced}
 
 

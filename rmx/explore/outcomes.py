@@ -16,7 +16,7 @@ all alternatives do, so at 95 %; with few samples the value itself leans upwards
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Annotated, Any
@@ -26,6 +26,7 @@ from pydantic import Field
 from rmx.arguments import Checked, Count, Sampling, Seed, Share, TopP, Warm, checked
 from rmx.config import NEW_TOKENS, TOP_KEPT, TOP_SHOWN
 from rmx.engine.batch import decode_steps
+from rmx.engine.engine import Engine
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.explore.branches import check_pos, forks_of
@@ -93,7 +94,6 @@ class Outcome:
         return named | {"wilson": share(self.hits, self.samples), "answers": answers, "open": self.open}
 
     def message(self) -> dict[str, Any]:
-        """Return the alternative as the page shows it."""
         return self.json() | {
             "correct": self.correct if self.samples else None,
             "answers": [[a.text, a.count, a.correct] for a in self.answers],
@@ -186,28 +186,36 @@ class Meter:
         return self.budget - self.spent
 
     def decode(
-        self, steps: Iterable[list[list[int]]], cancelled: Callable[[], bool]
+        self,
+        engine: Engine,
+        prefix: Sequence[int],
+        given: Sequence[Sequence[int]],
+        *,
+        cancelled: Callable[[], bool],
+        **options: Any,
     ) -> Generator[None, None, tuple[list[list[int]], bool]]:
-        """Decode a batch while the budget lasts; yields when it is time to report.
+        """Decode a batch in a turn of its own while the budget lasts; yields when it is time to report.
 
         The caller sees to it that the first token of each row is affordable.
 
         Args:
-            steps: `decode_steps` of rmx/engine/batch.py.
+            given, options: as `decode_steps` has them.
 
         Returns:
-            The rows, and whether they were decoded to their ends.
+            The rows, and whether they were decoded to their ends; no rows where the turn did not come.
         """
-        before, due = self.spent, time.monotonic() + INTERVAL
         rows: list[list[int]] = []
-        for so_far in steps:
-            rows = so_far
-            self.spent = before + sum(map(len, rows))
-            if self.left < len(rows) or cancelled():
+        with engine.queue.when_free(cancelled) as mine:
+            if not mine:
                 return rows, False
-            if time.monotonic() >= due:
-                due = time.monotonic() + INTERVAL
-                yield
+            before, due = self.spent, time.monotonic() + INTERVAL
+            for rows in decode_steps(engine, prefix, given, cancelled=cancelled, **options):
+                self.spent = before + sum(map(len, rows))
+                if self.left < len(rows) or cancelled():
+                    return rows, False
+                if time.monotonic() >= due:
+                    due = time.monotonic() + INTERVAL
+                    yield
         return rows, True
 
 
@@ -274,22 +282,20 @@ class Sampler:
     def round(self, size: int, cancelled: Callable[[], bool]) -> Generator[None]:
         """Sample each alternative `size` times as one batch; yields while it goes on and when it is counted."""
         plan = [(arm, arm.samples + i) for arm in self.arms for i in range(size)]
-        engine, config, most = self.model.engine, self.config, self.config.max_new_tokens
-        with engine.queue.when_free(cancelled) as mine:
-            if not mine:
-                return
-            steps = decode_steps(
-                engine,
-                self.prefix,
-                [(arm.candidate.id,) for arm, _ in plan],
-                max_new=most - self.pos,
-                over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
-                sampling=Sampling(config.temperature, config.top_p, config.seed, most),
-                draw=lambda row, place: uniform(config.seed, plan[row][0].key, plan[row][1], self.pos + place),
-                adapter=self.trace.adapter,
-                cancelled=cancelled,
-            )
-            rows, whole = yield from self.meter.decode(steps, cancelled)
+        config, most = self.config, self.config.max_new_tokens
+        rows, whole = yield from self.meter.decode(
+            self.model.engine,
+            self.prefix,
+            [(arm.candidate.id,) for arm, _ in plan],
+            max_new=most - self.pos,
+            over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
+            sampling=Sampling(config.temperature, config.top_p, config.seed, most),
+            draw=lambda row, place: uniform(config.seed, plan[row][0].key, plan[row][1], self.pos + place),
+            adapter=self.trace.adapter,
+            cancelled=cancelled,
+        )
+        if not rows:
+            return
         if whole:
             self._count(plan, rows)
         yield
@@ -339,7 +345,6 @@ class Point:
     decides: bool
 
     def json(self) -> dict[str, Any]:
-        """Return the point as documents hold it."""
         low, high = self.interval
         estimate = {"importance": {"value": self.value, "low": low, "high": high}}
         return as_json(self, "pos", "text") | estimate | as_json(self, "shares", "correct", "decides")

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from rmx.arguments import Checked, Count, Sampling, Seed, Swaps, checked
 from rmx.config import NEW_TOKENS, TOP_SHOWN
-from rmx.engine.batch import decode_steps
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import TokenFigures, prompt_key, uniform
 from rmx.errors import ProblemError, RmxError
@@ -323,7 +322,7 @@ class Search:
         self, branch: SearchBranch, fork: SearchFork, candidates: Sequence[tuple[int, float]]
     ) -> Generator[None, None, bool]:
         """Decode all alternatives of one fork as one batch; whether they came to their ends."""
-        engine, kept = self.model.engine, branch.ids[: fork.pos]
+        kept = branch.ids[: fork.pos]
         ending = Ending(self.model, self.trace.prompt_ids, kept, len(candidates))
         ended, places = set[int](), [list[SearchFork]() for _ in candidates]
 
@@ -336,21 +335,17 @@ class Search:
             if is_fork(figures.entropy, self.trace.tau):
                 places[row].append(SearchFork(fork.pos + place, tuple(figures.top[: self.config.alternatives])))
 
-        with engine.queue.when_free(self.cancelled) as mine:
-            if not mine:
-                return False
-            steps = decode_steps(
-                engine,
-                [*self.trace.prompt_ids, *kept],
-                [(token_id,) for token_id, _ in candidates],
-                max_new=self.config.max_new_tokens - fork.pos,
-                over=over,
-                seen=seen,
-                adapter=self.trace.adapter,
-                cancelled=self.cancelled,
-            )
-            rows, whole = yield from self.meter.decode(steps, self.cancelled)
-        for i, ((token_id, p), row) in enumerate(zip(candidates, rows, strict=True)):
+        rows, whole = yield from self.meter.decode(
+            self.model.engine,
+            [*self.trace.prompt_ids, *kept],
+            [(token_id,) for token_id, _ in candidates],
+            max_new=self.config.max_new_tokens - fork.pos,
+            over=over,
+            seen=seen,
+            adapter=self.trace.adapter,
+            cancelled=self.cancelled,
+        )
+        for i, ((token_id, p), row) in enumerate(zip(candidates, rows, strict=False)):  # no rows where it was cancelled
             if not whole and i not in ended:
                 continue
             self.tried += 1

@@ -154,7 +154,6 @@ class Changes:
         return "; ".join(([tensors] if self.tensors else []) + ([moved] if self.probe else []))
 
     def json(self) -> dict[str, Any]:
-        """Return the changes as documents hold them."""
         return {"changed": len(self.tensors), "of": self.of, "names": list(self.tensors[:SHOWN]), "probe": self.probe}
 
 
