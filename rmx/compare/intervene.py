@@ -267,11 +267,10 @@ class AllArms:
         """One entry per problem; the caller holds `pair.turn()`. Arms that a cancel cut off are left out."""
         matched = "matched" in self.arms
         first = [a for a in ARMS if a != "matched" and (a in self.arms or (matched and a in ("base", "oracle")))]
-        found = self._decode([self._job(asked, arm) for asked in self.problems for arm in first], len(first))
+        found: list[dict[Arm, ArmResult]] = [{} for _ in self.problems]
+        self._decode([(f, self._job(p, arm)) for f, p in zip(found, self.problems, strict=True) for arm in first])
         if matched and not self.cancelled():
-            jobs = [self._matched(asked, f) for asked, f in zip(self.problems, found, strict=True)]
-            for results, last in zip(found, self._decode(jobs, 1), strict=True):
-                results |= last
+            self._decode([(f, self._matched(p, f)) for f, p in zip(found, self.problems, strict=True)])
         return [{arm: o for arm, o in results.items() if arm in self.arms} for results in found]
 
     def _job(self, asked: ArmProblem, arm: Arm, places: tuple[int, ...] = ()) -> PatchJob:
@@ -281,14 +280,10 @@ class AllArms:
         length, patches = found["base"].tokens, found["oracle"].patches
         return self._job(asked, "matched", matched_places(length, patches, self.seed, prompt_key(asked.prompt_ids)))
 
-    def _decode(self, jobs: Sequence[PatchJob], per_problem: int) -> list[dict[Arm, ArmResult]]:
-        results = self._batch(jobs)
-        rows = [results[i : i + per_problem] for i in range(0, len(jobs), per_problem)]
-        return [{o.arm: o for o in row if o is not None} for row in rows]
-
     @torch.inference_mode()
-    def _batch(self, jobs: Sequence[PatchJob]) -> list[ArmResult | None]:
-        """Decode in step; a finished row leaves the batch."""
+    def _decode(self, asked: Sequence[tuple[dict[Arm, ArmResult], PatchJob]]) -> None:
+        """Decode jobs in step, and put what comes of each where it belongs; a finished row leaves the batch."""
+        jobs = [job for _, job in asked]
         arms = [Intervention(self.pair, job) for job in jobs]
         live, done = list(range(len(arms))), set[int]()
         # Read anew, so that nothing depends on what was computed before.
@@ -305,4 +300,6 @@ class AllArms:
                     stream.select(going)
                     live, tokens = [live[row] for row in going], [tokens[row] for row in going]
                 stream.feed(tokens)
-        return [arm.result if i in done else None for i, arm in enumerate(arms)]
+        for i in sorted(done):
+            found, job = asked[i]
+            found[job.arm] = arms[i].result

@@ -1,7 +1,5 @@
 """Interventions over a problem set: accuracy per arm with intervals, paired with the base on the same problems."""
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -24,6 +22,7 @@ from rmx.records import Problem, as_json
 from rmx.stats.intervals import Estimate, share
 from rmx.stats.paired import tested_difference, write_p
 from rmx.stats.text import points
+from rmx.storage.rendering import csv_text
 from rmx.storage.safe_files import LineStore
 
 ROWS = 72  # rows of one batch, both models counted once; progress is reported after each batch
@@ -302,11 +301,6 @@ class InterveneSet:
 
 def arms_csv(found: dict[str, Any]) -> str:
     """One line per problem and arm of an intervene document."""
-    out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow(["problem", "arm", "answer", "correct", "patches", "tokens"])
-    for problem in found["problems"]:
-        for arm in problem["answers"]:
-            values = [problem[key][arm] for key in ("answers", "correct", "patches", "tokens")]
-            rows.writerow([problem["id"], arm, *values])
-    return out.getvalue()
+    columns, problems = ("answers", "correct", "patches", "tokens"), found["problems"]
+    rows = [[p["id"], arm, *(p[column][arm] for column in columns)] for p in problems for arm in p["answers"]]
+    return csv_text(["problem", "arm", "answer", "correct", "patches", "tokens"], rows)

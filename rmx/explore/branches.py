@@ -89,9 +89,8 @@ class Branch:
 
     def branch(self, job: Job) -> "Branch":
         """A branch of the same solution, not generated yet."""
-        made = Branch(self.model, job, self.prompt, self.tree, self, self.title, owner=self.owner)
-        made.known_computed = self.known_computed
-        return made
+        about: dict[str, Any] = {"owner": self.owner, "known_computed": self.known_computed}
+        return Branch(self.model, job, self.prompt, self.tree, self, self.title, **about)
 
     def owner_at(self, pos: int) -> "Branch":
         """The branch whose own token stands at a position: before a swap, and at it, all is as in its parent."""
