@@ -221,10 +221,10 @@ def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
     ]
 
 
-def largest(shifts: Sequence[Shift], count: int = 12) -> list[Shift]:
-    """The places where the two differ most: disagreements first, then agreements whose KL is worth a look."""
+def largest(shifts: Sequence[Shift]) -> list[Shift]:
+    """The twelve places where the two differ most: disagreements first, then agreements whose KL is worth a look."""
     worth = [s for s in shifts if s.rank > 1 or s.kl >= QUIET]
-    return sorted(worth, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:count]
+    return sorted(worth, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:12]
 
 
 # -- A pair and its problems, as verbs and pages name them, and the document of one map -------------------------------

@@ -132,7 +132,7 @@ class Generation:
             elif isinstance(item, Reuse):
                 self.reuse = item
             else:
-                self.stop, self.path = item.stop, item.path
+                self.stop, self.path = item
 
     def _decoding(self) -> Decoding:
         """What the scheduler is asked for: to read the ids, of which some are new tokens, and to decode behind them."""
@@ -225,14 +225,6 @@ class Generation:
         return TokenDist(pos, figures.token_id, piece, figures.entropy, figures.logp, figures.rank, forced, top)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a completion ended that another process made."""
-
-    stop: Stop
-    path: StepPath | None
-
-
 def _steps(model: Model, job: Job, **_: object) -> float:
     """Seconds of GPU."""
     given = len(job.prompt_ids) + len(job.kept) + len(job.forced) + len(job.read or ())
@@ -240,7 +232,9 @@ def _steps(model: Model, job: Job, **_: object) -> float:
 
 
 @on_gpu_worker(seconds=_steps, slim=lambda job: (replace(job, kept=tuple(without_alternatives(t) for t in job.kept)),))
-def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Reuse | TokenDist | Ended]:
+def complete(
+    model: Model, job: Job, cancelled: Callable[[], bool] = never
+) -> Iterator[Reuse | TokenDist | tuple[Stop, StepPath | None]]:
     """A generation for one who is not in this process: what was reused, each new token, and how it ended."""
     generation = Generation(model, job, cancelled)
     reported = False
@@ -249,7 +243,7 @@ def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> I
             reported = True
             yield generation.reuse
         yield token
-    yield Ended(generation.stop, generation.path)
+    yield generation.stop, generation.path
 
 
 def solve_anew(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Trace:
