@@ -182,7 +182,7 @@ class Board:
         resting = over or study not in claim.studies
         if whole or (resting and all(s in known for s in claim.studies)):
             state: State = "done" if whole else "stopped"
-            reading = claim.read(known, self.subject)
+            reading = claim.read(*(known[study] for study in claim.studies), self.subject)
             if self.subject.by_construction:
                 reading = replace(reading, judged=by_construction(reading.judged))
             row = replace(row, reading=reading, state=state)
