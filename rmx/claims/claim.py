@@ -228,6 +228,9 @@ class Label:
     high: float | None = None
     ours: bool = False  # the edge is a margin of ours, not the paper's figure
 
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 LABELS = {name: Label(**row) for name, row in TABLE["labels"].items()}
 
@@ -326,7 +329,7 @@ class Row:
             "claim": claim.title,
             **as_json(claim, "paper", "how", "caveats"),
             "measured": {"text": found.text, "figures": found.figures} if found else {"text": "–", "figures": {}},
-            "labels": {name: asdict(label_of(name)) for name in found.figures} if found else {},
+            "labels": {name: label_of(name).json() for name in found.figures} if found else {},
             "n": found.n if found else None,
             "verdict": self.verdict,
             "rule": found.judged.rule if found else None,
