@@ -269,6 +269,7 @@ def _tree(document: Document) -> Tree:
     if version != VERSION:
         raise DocumentError(f"The file is of version {said(version)}; this rmx reads version {VERSION}. Update rmx.")
     texts = _texts(document.get("texts"))
+    to_number(document.get("tau"), "tau", 0, 1000)  # first of all: other JSON has none, and is refused for that
     below = to_list(document.get("branches", []), "branches", MOST_BRANCHES - 1)
     branches: list[TreeBranch] = []
     lengths: list[int] = []  # of whole completions
