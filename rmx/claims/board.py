@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rmx import __version__
-from rmx.claims import from_runs
-from rmx.claims import readings as from_pairs
-from rmx.claims import readings as from_sampling
+from rmx.claims import from_runs, readings
 from rmx.claims.claim import TABLE, Claim, Read, Row, State, StudyName, Subject, by_construction
 from rmx.claims.studies import STUDIES
 from rmx.data.problem_sets import SETS, split_name
@@ -24,26 +22,26 @@ from rmx.stats.text import brief
 from rmx.storage.rendering import render
 
 READ: dict[str, Read] = {
-    "gain": from_pairs.gain,
-    "reranked": from_pairs.reranked,
-    "shifted": from_pairs.shifted,
-    "mean-rank": from_pairs.mean_rank,
-    "entropy-ratio": from_pairs.entropy_ratio,
-    "on-forks": from_pairs.on_forks,
-    "oracle": from_pairs.oracle,
-    "random": from_pairs.random_control,
-    "gate": from_pairs.gate,
-    "gate-share": from_pairs.gate_share,
-    "swaps": from_sampling.swaps,
-    "locator": from_sampling.locator,
-    "placebo": from_pairs.placebo,
+    "gain": readings.gain,
+    "reranked": readings.reranked,
+    "shifted": readings.shifted,
+    "mean-rank": readings.mean_rank,
+    "entropy-ratio": readings.entropy_ratio,
+    "on-forks": readings.on_forks,
+    "oracle": readings.oracle,
+    "random": readings.random_control,
+    "gate": readings.gate,
+    "gate-share": readings.gate_share,
+    "swaps": readings.swaps,
+    "locator": readings.locator,
+    "placebo": readings.placebo,
     "low-rank": from_runs.distilled,
     "reasonmaxxer": from_runs.reasonmaxxer,
     "positive-only": from_runs.positive_only,
     "random-gate": from_runs.random_gate,
     "tau-range": from_runs.tau_range,
     "cost": from_runs.cost,
-    "pass-at-k": from_sampling.pass_at_k,
+    "pass-at-k": readings.pass_at_k,
 }
 BY_ID = {name: Claim(name, read=READ[name], **row) for name, row in TABLE["claims"].items()}
 CLAIMS = tuple(BY_ID.values())
@@ -182,7 +180,7 @@ class Board:
         resting = over or study not in claim.studies
         if whole or (resting and all(s in known for s in claim.studies)):
             state: State = "done" if whole else "stopped"
-            reading = claim.read(known, self.subject)
+            reading = claim.read(*(known[study] for study in claim.studies), self.subject)
             if self.subject.by_construction:
                 reading = replace(reading, judged=by_construction(reading.judged))
             row = replace(row, reading=reading, state=state)

@@ -281,8 +281,7 @@ class Reading:
     n: int | None = None  # problems behind the figure that decides
 
 
-Found = Mapping[StudyName, Any]  # what each study has found
-Read = Callable[[Found, Subject], Reading]
+Read = Callable[..., Reading]  # of what each of its studies has found, in their order, and the subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rmx.claims.claim import Found, Judged, Reading, Subject, above, inside, not_below, nothing_to_judge, span_of
+from rmx.claims.claim import Judged, Reading, Subject, above, inside, not_below, nothing_to_judge, span_of
 from rmx.data.problem_sets import split_name
 from rmx.errors import RmxError
 from rmx.recipes.job import TrainJob
@@ -157,10 +157,9 @@ TAUS = (1.0, 2.2)  # nats
 DEAREST = 25.0  # USD, of the paper's runs
 
 
-def distilled(found: Found, subject: Subject) -> Reading:
+def distilled(runs: OwnRuns, subject: Subject) -> Reading:
     """A low-rank adapter trained on the teacher's distributions, against the teacher."""
     teacher = subject.asked.get("teacher") or subject.asked.get("adapter")
-    runs: OwnRuns = found["runs"]
     ours = [r for r in runs.distilled(teacher) if r.recipe.flat()["rank"] <= LOW_RANK]
     if not ours:
         whom = ["--teacher", subject.asked.get("teacher")] if subject.asked.get("teacher") else ["--adapter", teacher]
@@ -175,9 +174,9 @@ def distilled(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"vs_teacher": short}, short["n"])
 
 
-def reasonmaxxer(found: Found, subject: Subject) -> Reading:
+def reasonmaxxer(runs: OwnRuns, subject: Subject) -> Reading:
     """The newest entropy-gated run's pass@1 on test problems minus the base's. The newest, not the best, of several."""
-    ours = found["runs"].trained()
+    ours = runs.trained()
     if not ours:
         return _missing("ReasonMaxxer run that was checked on test problems", ["train", *_base(subject)])
     run, gain = ours[0], ours[0].gain
@@ -189,9 +188,9 @@ def reasonmaxxer(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"run_gain": gain}, gain["n"])
 
 
-def positive_only(found: Found, subject: Subject) -> Reading:
+def positive_only(runs: OwnRuns, subject: Subject) -> Reading:
     """The gain of a run that raises right choices only, over the gain of its twin."""
-    twins = _twins(found["runs"], subject, "--positive-only", "positive_only", (False, True))
+    twins = _twins(runs, subject, "--positive-only", "positive_only", (False, True))
     if isinstance(twins, Reading):
         return twins
     full, half, outcomes = twins
@@ -208,9 +207,9 @@ def positive_only(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, figures, ratio["n"])
 
 
-def random_gate(found: Found, subject: Subject) -> Reading:
+def random_gate(runs: OwnRuns, subject: Subject) -> Reading:
     """The entropy gate's run minus a run whose gate is as large but drawn by chance."""
-    twins = _twins(found["runs"], subject, "--gate random", "gate", ("entropy", "random"))
+    twins = _twins(runs, subject, "--gate random", "gate", ("entropy", "random"))
     if isinstance(twins, Reading):
         return twins
     entropy, chance, outcomes = twins
@@ -224,9 +223,9 @@ def random_gate(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, figures, better["n"])
 
 
-def tau_range(found: Found, subject: Subject) -> Reading:
+def tau_range(runs: OwnRuns, subject: Subject) -> Reading:
     """Every threshold of a sweep that lies in the paper's range must raise pass@1 by itself."""
-    sweeps = [run for run in found["runs"].all if run.sweep]
+    sweeps = [run for run in runs.all if run.sweep]
     if not sweeps:
         return _missing("sweep of thresholds", ["train", *_base(subject), "--sweep-tau", "1.0,1.4,1.8,2.2"])
     run = sweeps[0]
@@ -255,9 +254,9 @@ def _all_work(tried: list[dict[str, Any]]) -> Judged:
     return Judged("agrees", f"Every threshold tried between 1.0 and 2.2 nats raises pass@1 by itself: {named}.")
 
 
-def cost(found: Found, subject: Subject) -> Reading:
+def cost(runs: OwnRuns, subject: Subject) -> Reading:
     """What the newest run with the paper's recipe cost: an amount, not an estimate, so it has no interval."""
-    ours = [r for r in found["runs"].all if r.kind == "train" and r.done.get("usd") is not None]
+    ours = [r for r in runs.all if r.kind == "train" and r.done.get("usd") is not None]
     if not ours:
         return _missing("run on a machine whose hourly rate is known (RMX_USD_PER_HOUR)", ["train", *_base(subject)])
     whole = [r for r in ours if not _is_smaller(r)]

@@ -5,7 +5,6 @@ from typing import Any
 
 from rmx.claims.claim import (
     FEWEST,
-    Found,
     Judged,
     Reading,
     Subject,
@@ -22,6 +21,7 @@ from rmx.claims.studies import Swaps
 from rmx.compare.intervene import Arm
 from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.shift_set import ShiftFigures, ShiftReport
+from rmx.evaluate.eval_report import EvalReport
 from rmx.explore.flip_rates import ARMS, Flip, summarise
 from rmx.explore.gate_recall import LocatorReport
 from rmx.records import is_fork
@@ -30,9 +30,8 @@ from rmx.stats.paired import tested_difference
 from rmx.stats.text import brief
 
 
-def swaps(found: Found, subject: Subject) -> Reading:
+def swaps(study: Swaps, subject: Subject) -> Reading:
     """Chance that a token drawn from the alternatives flips the answer: at a fork minus elsewhere."""
-    study: Swaps = found["swaps"]
     forks, elsewhere = _flips_of(study, True), _flips_of(study, False)
     here, there = ratio_of_sums(*forks, counts=False), ratio_of_sums(*elsewhere, counts=False)
     excess = difference_of_ratios(*forks, *elsewhere)
@@ -83,9 +82,8 @@ def _flips_of(study: Swaps, fork: bool) -> tuple[list[float], list[float]]:
     return flipped, [float(len({f.pos for f in fs})) for fs in flips.values()]
 
 
-def locator(found: Found, subject: Subject) -> Reading:
+def locator(report: LocatorReport, subject: Subject) -> Reading:
     """What the gate misses and what it takes in vain; the paper says nothing of either per token."""
-    report: LocatorReport = found["locator"]
     if not report.problems:
         why = f"{report.config.budget:,} tokens are too few for one problem. Allow more (--budget)."
         return Reading("–", nothing_to_judge(why, "not measured"))
@@ -112,10 +110,9 @@ def locator(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, figures, report.problems)
 
 
-def pass_at_k(found: Found, subject: Subject) -> Reading:
+def pass_at_k(report: EvalReport, subject: Subject) -> Reading:
     """The difference between the two models at k = 1 and at the greatest k; the paper tested k = 1 alone."""
-    report: dict[str, Any] = found["evaluation"].json()
-    paired = next((p for p in report["paired"] if p.get("pass@k")), None)
+    paired: dict[str, Any] | None = next((p for p in report.json()["paired"] if p.get("pass@k")), None)
     if paired is None or not any(found["value"] is not None for found in paired["pass@k"].values()):
         return Reading("–", nothing_to_judge("No problem is done yet.", "not measured"))
     ks = sorted(paired["pass@k"], key=int)
@@ -141,9 +138,8 @@ def _trend(first: Estimate, last: Estimate, ks: list[str]) -> str:
 # -- Readings of the studies of a pair --------------------------------------------------------------------------------
 
 
-def reranked(found: Found, subject: Subject) -> Reading:
+def reranked(report: ShiftReport, subject: Subject) -> Reading:
     """Share of positions with another choice inside the base's top 5, against 1.0 to 4.1 %."""
-    report: ShiftReport = found["shifts"]
     share = report.figures.shares()["reranked"]
     near = sum(int(p.near.sum()) for p in report.figures.places)
     text = f"{brief(share, '%')} of {report.figures.positions:,} positions"
@@ -151,25 +147,22 @@ def reranked(found: Found, subject: Subject) -> Reading:
     return Reading(text, inside(share, *span_of("reranked")), {"reranked": share}, share["n"])
 
 
-def shifted(found: Found, subject: Subject) -> Reading:
+def shifted(report: ShiftReport, subject: Subject) -> Reading:
     """Share outside the base's top 5: nearly none, so less than the paper's least agrees too."""
-    report: ShiftReport = found["shifts"]
     share = report.figures.shares()["shifted"]
     judged = below(share, "Nearly none, as the paper says", span_of("shifted")[1], "%")
     text = f"{brief(share, '%')} of {report.figures.positions:,} positions"
     return Reading(text, judged, {"shifted": share}, share["n"])
 
 
-def mean_rank(found: Found, subject: Subject) -> Reading:
+def mean_rank(report: ShiftReport, subject: Subject) -> Reading:
     """Mean rank of the adapted choice under the base where they disagree, against 2.14 to 2.39."""
-    report: ShiftReport = found["shifts"]
     behind = f" at {report.figures.disagreements:,} disagreements"
     return _beside_noise(report, "mean_rank", "placebo_rank", ShiftFigures.mean_rank, behind)
 
 
-def entropy_ratio(found: Found, subject: Subject) -> Reading:
+def entropy_ratio(report: ShiftReport, subject: Subject) -> Reading:
     """Base entropy where reranked over where unshifted, against 5 to 12."""
-    report: ShiftReport = found["shifts"]
     return _beside_noise(report, "entropy_ratio", "placebo_ratio", ShiftFigures.entropy_ratio, " times")
 
 
@@ -185,9 +178,8 @@ def _beside_noise(
     return Reading(text, inside(value, *span_of(name)), figures, value["n"])
 
 
-def on_forks(found: Found, subject: Subject) -> Reading:
+def on_forks(report: ShiftReport, subject: Subject) -> Reading:
     """Share of disagreements on forks minus the share of positions that are forks."""
-    report: ShiftReport = found["shifts"]
     shares, places = report.figures.shares(), report.figures.places
     forks = [is_fork(p.entropy, report.tau) for p in places]
     excess = difference_of_ratios(
@@ -203,18 +195,16 @@ def on_forks(found: Found, subject: Subject) -> Reading:
     return Reading(text, too_wide(chance["value"], subject.tau) or judged, figures, excess["n"])
 
 
-def gain(found: Found, subject: Subject) -> Reading:
+def gain(report: InterveneReport, subject: Subject) -> Reading:
     """The adapted model's pass@1 minus the base's, greedy, on the same problems."""
-    report: InterveneReport = found["interventions"]
     difference = _difference(report, "teacher", "base")
     text = f"Base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {brief(difference, 'points')}"
     judged = above(difference, "The adapted model is right more often than the base", unit="points")
     return Reading(text, judged, {"gain": difference}, difference["n"])
 
 
-def oracle(found: Found, subject: Subject) -> Reading:
+def oracle(report: InterveneReport, subject: Subject) -> Reading:
     """Problems on which the oracle's answer is right or wrong as the teacher's is, and how few tokens it takes."""
-    report: InterveneReport = found["interventions"]
     ours, theirs = report.right("oracle"), report.right("teacher")
     same = exact_share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
     touched = _touched(report, "oracle", [p.results["oracle"].patches for p in report.problems])
@@ -226,9 +216,8 @@ def oracle(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"same_outcome": same, "touched": touched}, same["n"])
 
 
-def random_control(found: Found, subject: Subject) -> Reading:
+def random_control(report: InterveneReport, subject: Subject) -> Reading:
     """A random token at the places where the models disagree, against the base."""
-    report: InterveneReport = found["interventions"]
     difference = _difference(report, "random", "base")
     elsewhere = _difference(report, "matched", "base")
     text = (
@@ -239,9 +228,8 @@ def random_control(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"random": difference, "anywhere": elsewhere}, difference["n"])
 
 
-def gate(found: Found, subject: Subject) -> Reading:
+def gate(report: InterveneReport, subject: Subject) -> Reading:
     """The entropy gate against the teacher; it asks nothing where the teacher is not better than the base."""
-    report: InterveneReport = found["interventions"]
     short = _difference(report, "entropy", "teacher")
     won = _difference(report, "teacher", "base")
     text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {brief(short, 'points')}"
@@ -254,9 +242,8 @@ def gate(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"gate_minus_teacher": short}, short["n"])
 
 
-def gate_share(found: Found, subject: Subject) -> Reading:
+def gate_share(report: InterveneReport, subject: Subject) -> Reading:
     """Share of tokens above tau, where the gate takes the teacher's token, against 1.2 to 8.3 %."""
-    report: InterveneReport = found["interventions"]
     gated = _gated(report)
     changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
     text = f"{brief(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {brief(changed, '%')} really change"
@@ -264,9 +251,8 @@ def gate_share(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"gated": gated, "changed": changed}, gated["n"])
 
 
-def placebo(found: Found, subject: Subject) -> Reading:
+def placebo(shifts: ShiftReport, report: InterveneReport, subject: Subject) -> Reading:
     """The adapted model against noise of the same size and as many reranked tokens, on the same problems."""
-    report: InterveneReport = found["interventions"]
     noise = report.placebo
     if noise is None or not noise.right:
         reason = "No placebo could be put on this model." if report.done else "The placebo has not been run yet."
@@ -280,8 +266,7 @@ def placebo(found: Found, subject: Subject) -> Reading:
         f"{brief(better, 'points')}"
     )
     figures = {"adapter_minus_noise": better, "noise_minus_base": alone}
-    shifts = found.get("shifts")
-    if shifts is not None and shifts.placebo:
+    if shifts.placebo:
         rank, ratio = shifts.placebo.mean_rank(), shifts.placebo.entropy_ratio()
         figures |= {"noise_mean_rank": rank, "noise_entropy_ratio": ratio}
         text += f". Noise alone has a mean rank of {brief(rank)} and an entropy ratio of {brief(ratio)}"

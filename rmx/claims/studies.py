@@ -24,8 +24,7 @@ from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.flip_rates import Flip, ProblemControls, controls_of, swaps_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
-from rmx.explore.resampling import journal_of
-from rmx.models.base_state import key_of
+from rmx.models.base_state import journal_of, key_of
 from rmx.models.load import Model, fingerprint
 from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace

@@ -103,7 +103,6 @@ class BaseCheck:
         return f"THE BASE HAS CHANGED: {'; '.join(self.changes)}"
 
     def json(self) -> dict[str, Any]:
-        """Return the result as documents hold it."""
         checks = ("weights", "memory", "probe", "copy", "adapter", "seconds")
         return as_json(self, "max_dlogit", "positions", "how", "holds", "sentence", *checks)
 

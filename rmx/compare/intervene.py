@@ -12,8 +12,7 @@ what (arXiv 2605.06241, section 4):
 
 import math
 import random as rng
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,8 +24,8 @@ from rmx.engine.entropy import capture
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.grading.answers import CUT
-from rmx.models.model_pair import Pair, PairStream, open_pair
-from rmx.models.stopping import stop_after
+from rmx.models.model_pair import Pair, PairRun, PairStream, open_pair
+from rmx.models.stopping import CompletionEnd
 from rmx.records import Answer, Stop, is_fork
 from rmx.zerogpu.calls import on_gpu_worker, side_by_side
 
@@ -127,7 +126,7 @@ def matched_places(length: int, patches: int, seed: int, key: bytes) -> tuple[in
     return tuple(sorted(draw.sample(range(length), min(patches, length))))
 
 
-class Intervention:
+class Intervention(PairRun[Patched]):
     """An iterable over the new tokens of one arm on one problem; `tokens` has them all, kept ones included."""
 
     def __init__(self, pair: Pair, job: PatchJob, cancelled: Callable[[], bool] = never) -> None:
@@ -136,34 +135,18 @@ class Intervention:
         self.patches = sum(t.patched for t in job.kept)
         self.stop: Stop = "cancelled"
         self.seconds = 0.0
-        self._rule = pair.base.stop_rule(job.prompt_ids)
+        self._end = CompletionEnd(pair.base, job.prompt_ids, job.max_new, pair.stop_ids)
         self._pieces = pair.base.detokenizer.stream()
         self._key = prompt_key(job.prompt_ids)
         for token in job.kept:
-            self._rule.feed(self._pieces.feed(token.id))
+            self._end.feed(token.id, self._pieces.feed(token.id))
 
-    def __iter__(self) -> Iterator[Patched]:
-        with self.pair.turn():
-            yield from self.held()
-
-    def run(self) -> "Intervention":
-        """Decode to the end."""
-        for _ in self:
-            pass
-        return self
-
-    def held(self) -> Iterator[Patched]:
-        """The new tokens, for a caller that holds `pair.turn()`."""
-        if self.pair.base.engine.remote is not None:
-            yield from self._from_afar()
-            return
-        began = time.perf_counter()
+    def _from_here(self) -> Generator[Patched]:
         prefix = [*self.job.prompt_ids, *(t.id for t in self.job.kept)]
         with open_pair(self.pair, [prefix]) as stream:
             try:
                 while not self.cancelled():
                     token = self.take(PairStep.of(stream), 0, detail=True)
-                    self.seconds = time.perf_counter() - began
                     yield token
                     if self.over():
                         break
@@ -171,21 +154,16 @@ class Intervention:
                     stream.feed([token.id])
             finally:
                 stream.save()
-                self.seconds = time.perf_counter() - began
 
-    def _from_afar(self) -> Iterator[Patched]:
+    def _from_afar(self) -> Generator[Patched]:
         """The new tokens as another process makes them."""
-        began = time.perf_counter()
-        try:
-            for item in patched(self.pair, self.job, cancelled=self.cancelled):
-                if isinstance(item, Patched):
-                    self.tokens.append(item)
-                    self.patches += item.patched
-                    yield item
-                else:
-                    self.stop = item
-        finally:
-            self.seconds = time.perf_counter() - began
+        for item in patched(self.pair, self.job, cancelled=self.cancelled):
+            if isinstance(item, Patched):
+                self.tokens.append(item)
+                self.patches += item.patched
+                yield item
+            else:
+                self.stop = item
 
     def take(self, step: PairStep, row: int, detail: bool = False) -> Patched:
         """Choose the next token from one row of a batch and note it; `detail` adds what only a reader wants."""
@@ -197,30 +175,15 @@ class Intervention:
         if detail:
             both = torch.stack([step.base[row].float(), step.adapted[row].float()])
             p, q = both.log_softmax(-1)[:, token].exp().tolist()
-        taken = Patched(
-            pos,
-            token,
-            self._pieces.feed(token),
-            entropy,
-            step.ours[row],
-            step.theirs[row],
-            is_fork(entropy, self.job.tau),
-            wanted,
-            p,
-            q,
-        )
+        choices, gated = (step.ours[row], step.theirs[row]), is_fork(entropy, self.job.tau)
+        taken = Patched(pos, token, self._pieces.feed(token), entropy, *choices, gated, wanted, p, q)
         self.tokens.append(taken)
         self.patches += taken.patched
         return taken
 
     def over(self) -> bool:
         """Whether the decode ends with the last token; sets `stop`."""
-        last = self.tokens[-1]
-        self._rule.feed(last.text)
-        room = self.pair.base.engine.context - len(self.job.prompt_ids)
-        stop = stop_after(self._rule, last.id, self.pair.stop_ids, len(self.tokens), self.job.max_new, room)
-        self.stop = stop or self.stop
-        return stop is not None
+        return self.is_over(self._end.feed(self.tokens[-1].id, self.tokens[-1].text))
 
     @property
     def ids(self) -> list[int]:
@@ -273,7 +236,6 @@ class ArmResult:
         return cls(arm, answer, **(row | {"ids": tuple(row["ids"])}))
 
     def json(self) -> dict[str, Any]:
-        """Return the result as documents hold it."""
         return {"answer": self.answer.json(), "n": self.tokens} | self._counts()
 
 
@@ -286,34 +248,29 @@ class ArmProblem:
     known: str | None
 
 
+@dataclass(frozen=True)
 class AllArms:
     """Every asked arm on some problems, all of them rows of one batch.
 
     The teacher is decoded by itself, never through the oracle, so that their equality is a finding.
     """
 
-    def __init__(
-        self,
-        pair: Pair,
-        problems: Sequence[ArmProblem],
-        arms: Sequence[Arm],
-        tau: float,
-        seed: int = 0,
-        max_new: int = NEW_TOKENS,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.pair, self.problems, self.arms = pair, problems, arms
-        self.tau, self.seed, self.max_new, self.cancelled = tau, seed, max_new, cancelled
+    pair: Pair
+    problems: Sequence[ArmProblem]
+    arms: Sequence[Arm]
+    tau: float
+    seed: int = 0
+    max_new: int = NEW_TOKENS
+    cancelled: Callable[[], bool] = never
 
     def run(self) -> list[dict[Arm, ArmResult]]:
         """One entry per problem; the caller holds `pair.turn()`. Arms that a cancel cut off are left out."""
         matched = "matched" in self.arms
         first = [a for a in ARMS if a != "matched" and (a in self.arms or (matched and a in ("base", "oracle")))]
-        found = self._decode([self._job(asked, arm) for asked in self.problems for arm in first], len(first))
+        found: list[dict[Arm, ArmResult]] = [{} for _ in self.problems]
+        self._decode([(f, self._job(p, arm)) for f, p in zip(found, self.problems, strict=True) for arm in first])
         if matched and not self.cancelled():
-            jobs = [self._matched(asked, f) for asked, f in zip(self.problems, found, strict=True)]
-            for results, last in zip(found, self._decode(jobs, 1), strict=True):
-                results |= last
+            self._decode([(f, self._matched(p, f)) for f, p in zip(found, self.problems, strict=True)])
         return [{arm: o for arm, o in results.items() if arm in self.arms} for results in found]
 
     def _job(self, asked: ArmProblem, arm: Arm, places: tuple[int, ...] = ()) -> PatchJob:
@@ -323,14 +280,10 @@ class AllArms:
         length, patches = found["base"].tokens, found["oracle"].patches
         return self._job(asked, "matched", matched_places(length, patches, self.seed, prompt_key(asked.prompt_ids)))
 
-    def _decode(self, jobs: Sequence[PatchJob], per_problem: int) -> list[dict[Arm, ArmResult]]:
-        results = self._batch(jobs)
-        rows = [results[i : i + per_problem] for i in range(0, len(jobs), per_problem)]
-        return [{o.arm: o for o in row if o is not None} for row in rows]
-
     @torch.inference_mode()
-    def _batch(self, jobs: Sequence[PatchJob]) -> list[ArmResult | None]:
-        """Decode in step; a finished row leaves the batch."""
+    def _decode(self, asked: Sequence[tuple[dict[Arm, ArmResult], PatchJob]]) -> None:
+        """Decode jobs in step, and put what comes of each where it belongs; a finished row leaves the batch."""
+        jobs = [job for _, job in asked]
         arms = [Intervention(self.pair, job) for job in jobs]
         live, done = list(range(len(arms))), set[int]()
         # Read anew, so that nothing depends on what was computed before.
@@ -347,4 +300,6 @@ class AllArms:
                     stream.select(going)
                     live, tokens = [live[row] for row in going], [tokens[row] for row in going]
                 stream.feed(tokens)
-        return [arm.result if i in done else None for i, arm in enumerate(arms)]
+        for i in sorted(done):
+            found, job = asked[i]
+            found[job.arm] = arms[i].result

@@ -1,7 +1,5 @@
 """Interventions over a problem set: accuracy per arm with intervals, paired with the base on the same problems."""
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,14 +14,15 @@ from rmx.engine.decoding_memory import token_bytes
 from rmx.engine.engine import split_key
 from rmx.errors import RmxError
 from rmx.explore.calibration import Calibration
-from rmx.explore.resampling import chained, journal_of
 from rmx.grading.answers import CUT
+from rmx.models.base_state import chained, journal_of
 from rmx.models.model_pair import Pair
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem, as_json
 from rmx.stats.intervals import Estimate, share
 from rmx.stats.paired import tested_difference, write_p
 from rmx.stats.text import points
+from rmx.storage.rendering import csv_text
 from rmx.storage.safe_files import LineStore
 
 ROWS = 72  # rows of one batch, both models counted once; progress is reported after each batch
@@ -46,7 +45,6 @@ class ProblemArms:
     results: dict[Arm, ArmResult]
 
     def json(self) -> dict[str, Any]:
-        """Return the problem's row of the document, by arm."""
         return {
             "id": self.id,
             "answers": {arm: r.answer.text for arm, r in self.results.items()},
@@ -303,11 +301,6 @@ class InterveneSet:
 
 def arms_csv(found: dict[str, Any]) -> str:
     """One line per problem and arm of an intervene document."""
-    out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow(["problem", "arm", "answer", "correct", "patches", "tokens"])
-    for problem in found["problems"]:
-        for arm in problem["answers"]:
-            values = [problem[key][arm] for key in ("answers", "correct", "patches", "tokens")]
-            rows.writerow([problem["id"], arm, *values])
-    return out.getvalue()
+    columns, problems = ("answers", "correct", "patches", "tokens"), found["problems"]
+    rows = [[p["id"], arm, *(p[column][arm] for column in columns)] for p in problems for arm in p["answers"]]
+    return csv_text(["problem", "arm", "answer", "correct", "patches", "tokens"], rows)

@@ -4,8 +4,7 @@ The completion is the base's own by default, or the adapted model's, or a pasted
 both take every step together, so that the map grows with the text; a given text is read in one pass under each.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -18,19 +17,19 @@ from rmx.compare.controls import check_base, placebo_pair, shape_noise
 from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, places_of
 from rmx.config import TOP_SHOWN
 from rmx.data.problem_sets import load_set
-from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
+from rmx.engine.divergence import Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.engine import split_key
 from rmx.engine.entropy import Capture, capture, logp_and_rank
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import Chooser
 from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, threshold_of
-from rmx.grading.answers import CUT, StopRule
+from rmx.grading.answers import CUT
 from rmx.models.detokenizer import TextStream
 from rmx.models.load import Model
-from rmx.models.model_pair import Pair, make_pair, open_pair, read_both
+from rmx.models.model_pair import Pair, PairRun, make_pair, open_pair, read_both
 from rmx.models.presets import PAIRS
-from rmx.models.stopping import stop_after
+from rmx.models.stopping import CompletionEnd
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Answer, Candidate, Problem, Stop, as_json, is_fork
@@ -48,11 +47,6 @@ class View:
     logp: float  # of the token on screen
     rank: int  # of the token on screen
     top: tuple[Candidate, ...]  # best first
-
-    def json(self) -> dict[str, Any]:
-        """Return the view as documents hold it."""
-        top = [c.json() for c in self.top]
-        return {"entropy": self.entropy, "logp": self.logp, "rank": self.rank, "top": top}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +97,8 @@ class MapJob:
 
 
 @dataclass
-class ShiftMap:
-    """An iterable over the places of one completion; all figures stay afterwards, also after a cancel."""
+class ShiftMap(PairRun[Shift]):
+    """An iterable over the places of one completion."""
 
     pair: Pair
     job: MapJob
@@ -113,27 +107,6 @@ class ShiftMap:
     stop: Stop = "cancelled"
     seconds: float = 0.0
     noise: Difference | None = None  # measured by `measure_noise`
-
-    def __iter__(self) -> Iterator[Shift]:
-        with self.pair.turn():
-            yield from self.held()
-
-    def run(self) -> "ShiftMap":
-        """Map to the end."""
-        for _ in self:
-            pass
-        return self
-
-    def held(self) -> Iterator[Shift]:
-        """The same for a caller that holds `pair.turn()`."""
-        began = time.perf_counter()
-        try:
-            for shift in self._shifts():
-                self.shifts.append(shift)
-                self.seconds = time.perf_counter() - began
-                yield shift
-        finally:
-            self.seconds = time.perf_counter() - began
 
     @property
     def ids(self) -> list[int]:
@@ -150,15 +123,16 @@ class ShiftMap:
         """The answer of the completion on screen."""
         return self.pair.base.grade(self.job.prompt_ids, self.ids, self.job.known, cut=self.stop in CUT)
 
-    def _shifts(self) -> Iterator[Shift]:
-        if self.pair.base.engine.remote is not None:
-            return self._from_afar()
-        return self._read() if self.job.source == "text" else self._write()
+    def _from_here(self) -> Generator[Shift]:
+        for shift in self._read() if self.job.source == "text" else self._write():
+            self.shifts.append(shift)
+            yield shift
 
-    def _from_afar(self) -> Iterator[Shift]:
+    def _from_afar(self) -> Generator[Shift]:
         """As another process makes them, with the noise that belongs to them."""
         for item in mapped(self.pair, self.job, cancelled=self.cancelled):
             if isinstance(item, Shift):
+                self.shifts.append(item)
                 yield item
             else:
                 self.stop, self.noise = item
@@ -182,29 +156,21 @@ class ShiftMap:
         """One model writes, both take every step."""
         job, model = self.job, self.pair.base
         pieces = model.detokenizer.stream()
-        rule = model.stop_rule(job.prompt_ids)
+        end = CompletionEnd(model, job.prompt_ids, job.sampling.max_new_tokens, self.pair.stop_ids)
         choose = Chooser(job.sampling, job.prompt_ids)
         with open_pair(self.pair, [job.prompt_ids]) as stream:
             try:
                 while not self.cancelled():
                     logits = (stream.base if job.source == "base" else stream.adapted)[0]
                     token = choose(logits, int(logits.argmax()), len(self.shifts))
-                    yield shifts_of(self.pair, len(self.shifts), [token], stream.base, stream.adapted, pieces)[0]
-                    if self._over(token, rule):
+                    (shift,) = shifts_of(self.pair, len(self.shifts), [token], stream.base, stream.adapted, pieces)
+                    yield shift
+                    if self.is_over(end.feed(token, shift.text)):
                         break
                     self.pair.give_way(self.cancelled)
                     stream.feed([token])
             finally:
                 stream.save()
-
-    def _over(self, token: int, rule: StopRule) -> bool:
-        """Whether the completion ends with this token; sets `stop`."""
-        rule.feed(self.shifts[-1].text)
-        room = self.pair.base.engine.context - len(self.job.prompt_ids)
-        most = self.job.sampling.max_new_tokens
-        stop = stop_after(rule, token, self.pair.stop_ids, len(self.shifts), most, room)
-        self.stop = stop or self.stop
-        return stop is not None
 
 
 def _seconds(pair: Pair, job: MapJob, **_: object) -> float:
@@ -238,26 +204,10 @@ def shifts_of(
         return []
     base, adapted = base[: len(ids)].float(), adapted[: len(ids)].float()
     found = compare(base, adapted)
-    ours, theirs = _views(pair, ids, base), _views(pair, ids, adapted)
-    rows = [Compared(*values) for values in zip(*(c.tolist() for c in found), strict=True)]
-    return [
-        Shift(
-            pos + i,
-            token,
-            pieces.feed(token),
-            kind_of(int(row.rank)),
-            float(row.base_gap),
-            float(row.adapted_gap),
-            float(row.kl),
-            int(row.rank),
-            float(row.p),
-            int(row.back_rank),
-            float(row.back_p),
-            ours[i],
-            theirs[i],
-        )
-        for i, (token, row) in enumerate(zip(ids, rows, strict=True))
-    ]
+    columns = (found.base_gap, found.adapted_gap, found.kl, found.rank, found.p, found.back_rank, found.back_p)
+    views = _views(pair, ids, base), _views(pair, ids, adapted)
+    rows = zip(ids, *(column.tolist() for column in columns), *views, strict=True)
+    return [Shift(pos + i, token, pieces.feed(token), kind_of(row[3]), *row) for i, (token, *row) in enumerate(rows)]
 
 
 def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
@@ -266,15 +216,15 @@ def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
     lone = pair.base.detokenizer.token_text
     tops = zip(cap.top_ids.tolist(), cap.top_logp.exp().tolist(), strict=True)
     return [
-        View(float(h), float(lp), int(r), tuple(Candidate(i, lone(i), p) for i, p in zip(top, ps, strict=True)))
+        View(h, lp, r, tuple(Candidate(i, lone(i), p) for i, p in zip(top, ps, strict=True)))
         for h, lp, r, (top, ps) in zip(cap.entropy.tolist(), logp.tolist(), rank.tolist(), tops, strict=True)
     ]
 
 
-def largest(shifts: Sequence[Shift], count: int = 12) -> list[Shift]:
-    """The places where the two differ most: disagreements first, then agreements whose KL is worth a look."""
+def largest(shifts: Sequence[Shift]) -> list[Shift]:
+    """The twelve places where the two differ most: disagreements first, then agreements whose KL is worth a look."""
     worth = [s for s in shifts if s.rank > 1 or s.kl >= QUIET]
-    return sorted(worth, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:count]
+    return sorted(worth, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:12]
 
 
 # -- A pair and its problems, as verbs and pages name them, and the document of one map -------------------------------

@@ -21,7 +21,7 @@ from rmx.engine.engine import split_key
 from rmx.engine.entropy import capture
 from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
-from rmx.explore.resampling import Journal, chained, journal_of
+from rmx.models.base_state import Journal, chained, journal_of
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, read_both
 from rmx.models.stopping import Ending

@@ -38,7 +38,6 @@ class Origin:
     verdict: str | None = None  # in a sentence
 
     def json(self) -> dict[str, Any]:
-        """The origin for the page."""
         return {"kind": self.kind, "licence": self.licence, "same": self.same, "said": self.verdict}
 
 
@@ -90,9 +89,8 @@ class Branch:
 
     def branch(self, job: Job) -> "Branch":
         """A branch of the same solution, not generated yet."""
-        made = Branch(self.model, job, self.prompt, self.tree, self, self.title, owner=self.owner)
-        made.known_computed = self.known_computed
-        return made
+        about: dict[str, Any] = {"owner": self.owner, "known_computed": self.known_computed}
+        return Branch(self.model, job, self.prompt, self.tree, self, self.title, **about)
 
     def owner_at(self, pos: int) -> "Branch":
         """The branch whose own token stands at a position: before a swap, and at it, all is as in its parent."""
@@ -185,17 +183,22 @@ def swap_job(job: Job, tokens: Sequence[TokenDist], pos: int, ids: Sequence[int]
     Raises:
         SwapError: the position or a token does not exist, nothing is forced, or it does not fit the length.
     """
-    if not isinstance(pos, int) or isinstance(pos, bool) or not 0 <= pos < len(tokens):
-        raise SwapError(f"There is no token at position {pos}; this solution has positions 0 to {len(tokens) - 1}.")
+    check_pos(pos, tokens)
     if not ids:
         raise SwapError("Nothing to force: pick a token or type some text.")
     for token_id in ids:
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
             raise SwapError(f"Token id {token_id} does not exist; this model has the ids 0 to {vocab_size - 1}.")
     limit = job.sampling.max_new_tokens
     if pos + len(ids) > limit:
         raise SwapError(f"The forced text would end past the limit of {limit} tokens. Raise the limit or force less.")
     return replace(job, kept=tuple(tokens[:pos]), forced=tuple(ids), fork=tokens[pos], read=None)
+
+
+def check_pos(pos: object, tokens: Sequence[TokenDist]) -> None:
+    """Raise SwapError for what is no completion position of these tokens."""
+    if type(pos) is not int or not 0 <= pos < len(tokens):
+        raise SwapError(f"There is no token at position {pos}; this solution has positions 0 to {len(tokens) - 1}.")
 
 
 def swap(model: Model, job: Job, trace: Trace, pos: int, token_id: int) -> tuple[Job, Trace]:

@@ -55,7 +55,6 @@ class Calibration:
     kept: bool  # whether the solutions were there before this call
 
     def json(self) -> dict[str, Any]:
-        """What documents hold of it."""
         figures = as_json(self, "tau", "share", "tokens", "problems", "temperature")
         return figures | {"set": self.set_name, "style": self.style, "sentence": self.sentence}
 
@@ -110,13 +109,14 @@ def calibration_of(model: Model, share: float, set_name: str = "mini", *, again:
     return Calibration(tau, share, tokens, problems, temperature, asked, model.style.name, kept)
 
 
-def calibrate(model: Model, problems: Sequence[Problem], seed: int = 0, bins: int = BINS) -> dict[str, Any]:
-    """Entropies of one completion per problem, sampled at temperature 1, as `bins` + 1 quantiles."""
-    entropies: list[float] = []
-    for i, problem in enumerate(problems):
-        job = Job(model.prompt_ids(problem.problem), Sampling(1.0, seed=seed + i), model.tau, cold=True)
-        entropies.extend(t.entropy for t in Generation(model, job).run().tokens)
-    return _about(model, len(problems), entropies, 1.0, bins) | {"seed": seed}
+def calibrate(model: Model, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Entropies of one completion per problem, sampled at temperature 1, as quantiles."""
+    jobs = [
+        Job(model.prompt_ids(problem.problem), Sampling(1.0, seed=i), model.tau, cold=True)
+        for i, problem in enumerate(problems)
+    ]
+    entropies = [token.entropy for job in jobs for token in Generation(model, job).run().tokens]
+    return _about(model, len(problems), entropies, 1.0) | {"seed": 0}
 
 
 def calibrate_greedily(model: Model, problems: Sequence[Problem], longest: int) -> dict[str, Any]:
@@ -140,11 +140,11 @@ def calibrate_greedily(model: Model, problems: Sequence[Problem], longest: int) 
     entropies = [entropy for samples in ended for sample in samples for entropy in sample.entropies]
     if not entropies:
         raise RmxError("No token was made, so a share cannot become a tau. Give --tau.")
-    return _about(model, len(problems), entropies, 0.0, BINS)
+    return _about(model, len(problems), entropies, 0.0)
 
 
-def _about(model: Model, problems: int, entropies: Sequence[float], temperature: float, bins: int) -> dict[str, Any]:
-    quantiles = torch.tensor(entropies, dtype=torch.float64).quantile(torch.linspace(0, 1, bins + 1).double())
+def _about(model: Model, problems: int, entropies: Sequence[float], temperature: float) -> dict[str, Any]:
+    quantiles = torch.tensor(entropies, dtype=torch.float64).quantile(torch.linspace(0, 1, BINS + 1).double())
     return {
         "model": model.spec,
         "revision": model.revision,

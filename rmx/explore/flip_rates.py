@@ -21,13 +21,12 @@ from typing import Any, Literal, get_args
 from rmx.arguments import Sampling
 from rmx.config import TOP_SHOWN
 from rmx.data.problem_sets import load_set
-from rmx.engine.batch import continue_batch
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import RmxError
 from rmx.explore.branches import swap
 from rmx.explore.generate import Job, solve_anew
 from rmx.models.load import Model
-from rmx.models.stopping import Ending, is_cut
+from rmx.models.stopping import continue_rows, is_cut
 from rmx.records import Answer, Problem, TokenDist, Trace, is_fork
 from rmx.stats.intervals import ratio_of_sums, share
 
@@ -69,12 +68,20 @@ def controls_of(
     Args:
         temperature: of what is sampled, above 0. seed: of the draws, which depend on it, the prompt and the place.
     """
+    job, trace, forks, others = _solved(model, problem, tau, max_new)
+    tried = [one for token in forks for one in _at(model, job, trace, token, temperature, seed)]
+    return ProblemControls(problem.id, len(forks) + len(others), len(forks), tuple(tried))
+
+
+def _solved(
+    model: Model, problem: Problem, tau: float, max_new: int
+) -> tuple[Job, Trace, list[TokenDist], list[TokenDist]]:
+    """A greedy solution, its forks, and its other tokens but the end token."""
     job = Job(model.prompt_ids(problem.problem), Sampling(max_new_tokens=max_new), tau, known=problem.answer)
     trace = solve_anew(model, job)
     places = [t for t in trace.tokens if t.id not in model.stop_ids]
     forks = [t for t in places if is_fork(t.entropy, tau)]
-    tried = [one for token in forks for one in _at(model, job, trace, token, temperature, seed)]
-    return ProblemControls(problem.id, len(places), len(forks), tuple(tried))
+    return job, trace, forks, [t for t in places if not is_fork(t.entropy, tau)]
 
 
 def summarise(problems: Sequence[ProblemControls]) -> dict[str, Any]:
@@ -104,36 +111,28 @@ def _at(model: Model, job: Job, trace: Trace, token: TokenDist, temperature: flo
     for arm, token_id in greedy:
         _, branch = swap(model, job, trace, token.pos, token_id)
         yield _compared(arm, token.pos, trace, branch.ids, branch.answer)
-    rows = _sampled(model, job, trace.ids[: token.pos], second, temperature, seed)
+    # Two completions go on from there: one begins with the forced token, the other is drawn altogether.
+    kept, at, key = trace.ids[: token.pos], token.pos, prompt_key(job.prompt_ids)
+    rows = continue_rows(
+        model,
+        job.prompt_ids,
+        kept,
+        [(second,), ()],
+        max_new=job.sampling.max_new_tokens - at,
+        sampling=Sampling(temperature, 1.0, seed, job.sampling.max_new_tokens),
+        # Each fork has draws of its own: those of one sample number would be shared by all forks of a problem.
+        draw=lambda row, place: uniform(seed, key, 2 * at + row, at + place),
+        adapter=job.adapter,
+    )
     sampled: tuple[Arm, ...] = ("second_sampled", "resampled")
-    for arm, ids in zip(sampled, rows, strict=True):
-        graded = model.grade(job.prompt_ids, ids, job.known, cut=is_cut(model, job.prompt_ids, ids))
-        yield _compared(arm, token.pos, trace, ids, graded)
+    for arm, row in zip(sampled, rows, strict=True):
+        ids = [*kept, *row]
+        yield _compared(arm, at, trace, ids, _graded(model, job, ids))
 
 
 def _compared(arm: Arm, pos: int, trace: Trace, ids: Sequence[int], answer: Answer) -> Tried:
     flipped = bool(trace.answer.correct) != bool(answer.correct)
     return Tried(arm, pos, flipped, answer.text != trace.answer.text, list(ids) == list(trace.ids))
-
-
-def _sampled(
-    model: Model, job: Job, kept: Sequence[int], forced: int, temperature: float, seed: int
-) -> list[list[int]]:
-    """Two completions that go on from `kept`: one begins with the forced token, the other is drawn from there."""
-    engine, key, at = model.engine, prompt_key(job.prompt_ids), len(kept)
-    with engine.queue.turn():
-        rows = continue_batch(
-            engine,
-            [*job.prompt_ids, *kept],
-            [(forced,), ()],
-            max_new=job.sampling.max_new_tokens - at,
-            over=Ending(model, job.prompt_ids, kept, 2),
-            sampling=Sampling(temperature, 1.0, seed, job.sampling.max_new_tokens),
-            # Each fork has draws of its own: those of one sample number would be shared by all forks of a problem.
-            draw=lambda row, place: uniform(seed, key, 2 * at + row, at + place),
-            adapter=job.adapter,
-        )
-    return [[*kept, *row] for row in rows]
 
 
 # -- Do forks decide? Flip rates of single swaps at forks against swaps elsewhere -------------------------------------
@@ -159,47 +158,29 @@ class Flip:
 
 def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max_new: int = 160) -> Iterator[Flip]:
     """Every swap at the forks of one greedy solution, and as many places elsewhere."""
-    job = Job(model.prompt_ids(problem.problem), Sampling(max_new_tokens=max_new), tau, known=problem.answer)
-    trace = solve_anew(model, job)
-    places = [t for t in trace.tokens if t.id not in model.stop_ids]
-    forks = [t for t in places if is_fork(t.entropy, tau)]
-    others = [t for t in places if not is_fork(t.entropy, tau)]
-    controls = rng.sample(others, min(len(forks), len(others)))
-    for token in [*forks, *controls]:
+    job, trace, forks, others = _solved(model, problem, tau, max_new)
+    was_right = bool(trace.answer.correct)
+    for token in [*forks, *rng.sample(others, min(len(forks), len(others)))]:
         alternatives = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
         answers = answers_after(model, job, trace.ids, token, [c.id for c in alternatives], max_new)
         for candidate, (_, graded) in zip(alternatives, answers, strict=True):
-            yield Flip(
-                problem.id,
-                is_fork(token.entropy, tau),
-                token.pos,
-                candidate.p,
-                bool(trace.answer.correct),
-                bool(graded.correct),
-                graded.text != trace.answer.text,
-            )
+            place = (problem.id, is_fork(token.entropy, tau), token.pos, candidate.p)
+            yield Flip(*place, was_right, bool(graded.correct), graded.text != trace.answer.text)
 
 
 def answers_after(
     model: Model, job: Job, ids: Sequence[int], token: TokenDist, alternatives: list[int], max_new: int
 ) -> list[tuple[str, Answer]]:
     """Completion texts after forcing each alternative, decoded as one batch, and what they answer."""
-    kept = list(ids[: token.pos])
-    engine = model.engine
-    with engine.queue.turn():
-        rows = continue_batch(
-            engine,
-            [*job.prompt_ids, *kept],
-            [(token_id,) for token_id in alternatives],
-            max_new=max_new - token.pos,
-            over=Ending(model, job.prompt_ids, kept, len(alternatives)),
-            adapter=job.adapter,
-        )
+    kept, given, most = ids[: token.pos], [(token_id,) for token_id in alternatives], max_new - token.pos
+    rows = continue_rows(model, job.prompt_ids, kept, given, max_new=most, adapter=job.adapter)
     whole = [[*kept, *row] for row in rows]
-    return [
-        (model.answer_text(row), model.grade(job.prompt_ids, row, job.known, cut=is_cut(model, job.prompt_ids, row)))
-        for row in whole
-    ]
+    return [(model.answer_text(row), _graded(model, job, row)) for row in whole]
+
+
+def _graded(model: Model, job: Job, ids: Sequence[int]) -> Answer:
+    """The answer of a completion; what was cut off is wrong."""
+    return model.grade(job.prompt_ids, ids, job.known, cut=is_cut(model, job.prompt_ids, ids))
 
 
 def summary(flips: Sequence[Flip]) -> dict[str, Any]:

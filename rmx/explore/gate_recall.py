@@ -17,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -26,14 +27,21 @@ from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
-from rmx.explore.resampling import Journal, journal_of
 from rmx.grading.answers import Target
+from rmx.models.base_state import Journal, journal_of
 from rmx.models.load import Model
 from rmx.records import Problem, TokenDist, Trace, as_json, is_fork
 from rmx.stats.intervals import Estimate, exact_edge, ratio_of_sums, wilson
 from rmx.storage.safe_files import LineStore
 
 Ended = Literal["cancelled", "budget"] | None
+
+
+class _CutShort(Exception):
+    """A solution could not be looked at whole."""
+
+    def __init__(self, ended: Ended) -> None:
+        self.ended = ended
 
 
 @checked
@@ -127,13 +135,7 @@ class RedrawnToken:
     bounds: tuple[float, float]  # of the weight, from 95 % intervals of each alternative's difference
     cover: float  # probability of the alternatives that were sampled
 
-    @property
-    def kind(self) -> str:
-        """Which of the two groups of places the token belongs to."""
-        return "gated" if self.gated else "elsewhere"
-
     def json(self) -> dict[str, Any]:
-        """Return the place as documents hold it."""
         found = as_json(self, "problem", "pos", "text", "entropy", "gated", "chance", "weight", "plain")
         return found | {"low": self.bounds[0], "high": self.bounds[1], "cover": self.cover}
 
@@ -294,27 +296,24 @@ class Locator:
         # The budget decides how many solutions are looked at, not what is found in one.
         settings = {name: value for name, value in asdict(self.config).items() if name not in ("budget", "margin")}
         self._began = time.perf_counter()
-        journal = journal_of(self.store, "locator", [(self.model, self.adapter)], tau=self.tau, **settings)
-        try:
+        models = [(self.model, self.adapter)]
+        with closing(journal_of(self.store, "locator", models, tau=self.tau, **settings)) as journal:
             yield from self._run(journal)
-        finally:
-            journal.close()
 
     def _run(self, journal: Journal) -> Iterator[LocatorReport]:
         done, ended = list[Located](), None
-        for problem in self.problems:
-            name = f"{problem.id} {prompt_key(self.model.prompt_ids(problem.problem)).hex()} {problem.answer}"
-            found: Located | Ended = self._known(journal.get(name))
-            if found is None:
-                before, found = self.spent, self._problem(problem)
-                if isinstance(found, Located):
+        try:
+            for problem in self.problems:
+                name = f"{problem.id} {prompt_key(self.model.prompt_ids(problem.problem)).hex()} {problem.answer}"
+                found, before = self._known(journal.get(name)), self.spent
+                if found is None:
+                    found = self._problem(problem)
                     about = {"spent": self.spent - before, "left": self.config.budget - before}
                     journal.put(name, {**asdict(found), **about})
-            if not isinstance(found, Located):
-                ended = found
-                break
-            done.append(found)
-            yield self._report(done, False, None)
+                done.append(found)
+                yield self._report(done, False, None)
+        except _CutShort as short:
+            ended = short.ended
         yield self._report(done, True, ended)
 
     def _known(self, row: dict[str, Any] | None) -> Located | None:
@@ -325,39 +324,29 @@ class Locator:
         self.spent += row["spent"]
         return Located(row["problem"], row["tokens"], row["gated"], places, row["most_elsewhere"], row["unseen"])
 
-    def _problem(self, problem: Problem) -> Located | Ended:
-        """One solution; what ended the search where it could not be looked at whole."""
+    def _problem(self, problem: Problem) -> Located:
+        """One solution; `_CutShort` where it could not be looked at whole."""
         sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
         job = Job(self.model.prompt_ids(problem.problem), sampling, self.tau, self.adapter, problem.answer)
         if self.cancelled():
-            return "cancelled"
+            raise _CutShort("cancelled")
         trace = solve_anew(self.model, job, self.cancelled)
-        drawn = self._drawn(problem, trace)
-        places = list[RedrawnToken]()
-        for token, chance in drawn:
-            place = self._place(problem, trace, token, chance)
-            if not isinstance(place, RedrawnToken):
-                return place
-            places.append(place)
         here = [t for t in trace.tokens if t.id not in self.model.stop_ids]
-        gated = sum(is_fork(t.entropy, self.tau) for t in here)
-        most = sum(self._mass(t) for t in here if not is_fork(t.entropy, self.tau))
-        unseen = sum(1 - t.p - self._mass(t) for t in here)
-        return Located(problem.id, len(here), gated, tuple(places), most, max(0.0, unseen))
-
-    def _drawn(self, problem: Problem, trace: Trace) -> list[tuple[TokenDist, float]]:
-        """The places that are looked at, in their order, with their chances."""
-        here = [t for t in trace.tokens if t.id not in self.model.stop_ids]
+        gated = [t for t in here if is_fork(t.entropy, self.tau)]
         others = [t for t in here if not is_fork(t.entropy, self.tau)]
+        most = sum(self._mass(t) for t in others)
+        unseen = sum(1 - t.p - self._mass(t) for t in here)
+        chances = {t.pos: 1.0 for t in gated} | self._drawn(problem, others)
+        places = [self._place(problem, trace, t, chances[t.pos]) for t in here if t.pos in chances]
+        return Located(problem.id, len(here), len(gated), tuple(places), most, max(0.0, unseen))
+
+    def _drawn(self, problem: Problem, others: list[TokenDist]) -> dict[int, float]:
+        """The positions of the ungated places that are looked at, with their chances."""
         draw = random.Random(f"locator/{self.config.seed}/{problem.id}")
-        draw.shuffle(others)  # neighbours are alike, and places drawn one after the other would be too
-        chances = inclusion([self._mass(t) for t in others], self.config.elsewhere)
-        picked = {others[i].pos: chances[i] for i in systematic(chances, draw.random())}
-        return [
-            (t, 1.0 if is_fork(t.entropy, self.tau) else picked[t.pos])
-            for t in here
-            if is_fork(t.entropy, self.tau) or t.pos in picked
-        ]
+        mixed = list(others)
+        draw.shuffle(mixed)  # neighbours are alike, and places drawn one after the other would be too
+        chances = inclusion([self._mass(t) for t in mixed], self.config.elsewhere)
+        return {mixed[i].pos: chances[i] for i in systematic(chances, draw.random())}
 
     def _others(self, token: TokenDist) -> list[float]:
         """Probabilities of the alternatives that are sampled."""
@@ -368,64 +357,49 @@ class Locator:
         """The most that the sampled alternatives of a place could decide."""
         return sum(self._others(token))
 
-    def _place(self, problem: Problem, trace: Trace, token: TokenDist, chance: float) -> RedrawnToken | Ended:
-        gated, p = is_fork(token.entropy, self.tau), self._others(token)
+    def _place(self, problem: Problem, trace: Trace, token: TokenDist, chance: float) -> RedrawnToken:
+        gated, p, n = is_fork(token.entropy, self.tau), self._others(token), self.config.samples
         about = (problem.id, token.pos, token.text, token.entropy, gated, chance)
         if not p:
             return RedrawnToken(*about, 0.0, 0.0, (0.0, 0.0), 0.0)
-        found = self._sampled(trace, token, str(problem.answer))
-        if not isinstance(found, list):
-            return found
-        half = self.config.samples // 2
-        (chosen, *others) = found  # right answers in either half
+        (chosen, *others) = self._sampled(trace, token, str(problem.answer))  # right answers in either half
+        half = n // 2
         shares = [(a / half, b / half) for a, b in others]
         weight = crossed_weight(p, shares, (chosen[0] / half, chosen[1] / half))
-        both = [sum(hits) / self.config.samples for hits in others]
-        plain = plain_weight(p, both, sum(chosen) / self.config.samples)
-        gaps = [_difference(sum(chosen), sum(hits), self.config.samples) for hits in others]
+        plain = plain_weight(p, [sum(hits) / n for hits in others], sum(chosen) / n)
+        gaps = [_difference(sum(chosen), sum(hits), n) for hits in others]
         low = sum(w * max(0.0, a, -b) for w, (a, b) in zip(p, gaps, strict=True))
         high = sum(w * max(abs(a), abs(b)) for w, (a, b) in zip(p, gaps, strict=True))
         return RedrawnToken(*about, weight, plain, (low, high), sum(p))
 
-    def _sampled(self, trace: Trace, token: TokenDist, known: str) -> list[tuple[int, int]] | Ended:
+    def _sampled(self, trace: Trace, token: TokenDist, known: str) -> list[tuple[int, int]]:
         """Right answers in both halves, of the chosen token first and then of each alternative, likeliest first."""
         config, left = self.config, self.config.budget - self.spent
         rows = (1 + len(self._others(token))) * config.samples
         if left < CAUTION * rows * (len(trace.tokens) - token.pos):
-            return "budget"
-        sampler = Sampler(
-            self.model,
-            trace,
-            token.pos,
-            OutcomeConfig(
-                config.samples,
-                seed=config.seed,
-                budget=left,
-                max_new_tokens=config.max_new_tokens,
-                alternatives=max(2, config.alternatives),
-            ),  # fmt: skip
-            Target(known, True),
-        )
+            raise _CutShort("budget")
+        limits = {"budget": left, "max_new_tokens": config.max_new_tokens, "alternatives": max(2, config.alternatives)}
+        drawn = OutcomeConfig(config.samples, seed=config.seed, **limits)
+        sampler = Sampler(self.model, trace, token.pos, drawn, Target(known, True))
         chosen = [a for a in sampler.arms if a.candidate.id == token.id]
         others = [a for a in sampler.arms if a.candidate.id != token.id and a.candidate.p >= config.least]
         sampler.arms = [*chosen, *others]
         hits = list[list[int]]()
-        for half in (1, 2):
-            for _ in sampler.round(config.samples // 2, self.cancelled):
-                pass
-            if any(arm.samples < half * config.samples // 2 for arm in sampler.arms):
-                self.spent += sampler.meter.spent
-                return "cancelled" if self.cancelled() else "budget"
-            hits.append([arm.hits for arm in sampler.arms])
-        self.spent += sampler.meter.spent
+        try:
+            for half in (1, 2):
+                for _ in sampler.round(config.samples // 2, self.cancelled):
+                    pass
+                if any(arm.samples < half * config.samples // 2 for arm in sampler.arms):
+                    raise _CutShort("cancelled" if self.cancelled() else "budget")
+                hits.append([arm.hits for arm in sampler.arms])
+        finally:
+            self.spent += sampler.meter.spent
         return [(first, both - first) for first, both in zip(*hits, strict=True)]
 
     def _report(self, done: Sequence[Located], over: bool, ended: Ended) -> LocatorReport:
-        took = time.perf_counter() - self._began
-        return LocatorReport(
-            self.model.spec, self.set_name, self.tau, self.config, len(self.problems), tuple(done), self.spent, took,
-            over, ended,
-        )  # fmt: skip
+        took, of = time.perf_counter() - self._began, len(self.problems)
+        about = (self.model.spec, self.set_name, self.tau, self.config)
+        return LocatorReport(*about, of, tuple(done), self.spent, took, over, ended)
 
 
 def _difference(chosen: int, other: int, n: int) -> tuple[float, float]:

@@ -15,9 +15,9 @@ from rmx.engine.fair_queue import Ticket, never
 from rmx.engine.scheduler import scheduler_of
 from rmx.engine.token_draws import TokenFigures, figures_of, prompt_key, uniform
 from rmx.errors import PromptError
-from rmx.grading.answers import CUT, StopRule
+from rmx.grading.answers import CUT
 from rmx.models.load import Model
-from rmx.models.stopping import stop_after
+from rmx.models.stopping import CompletionEnd
 from rmx.records import Candidate, Reuse, StepPath, Stop, TokenDist, Trace
 from rmx.zerogpu.calls import decoding, on_gpu_worker, without_alternatives
 
@@ -73,20 +73,13 @@ class Generation:
 
     def tokens_held(self, ticket: Ticket) -> Iterator[TokenDist]:
         """The new tokens, for a caller whose `ticket` has come to its turn."""
-        if self.model.engine.remote is not None:
-            yield from self._from_afar()
-            return
-        began, given = time.perf_counter(), len(self.tokens)
+        began = time.perf_counter()
+        far = self.model.engine.remote is not None
         try:
-            row = self._decoding()
-            with closing(scheduler_of(self.model.engine).run([row], ticket)) as news:
-                for _ in news:
-                    self.path = row.path
-                    fresh = self.tokens[given:]  # more of them may come while these are looked at
-                    given += len(fresh)
-                    for token in fresh:
-                        self.seconds = time.perf_counter() - began
-                        yield token
+            with closing(self._from_afar() if far else self._from_here(ticket)) as tokens:
+                for token in tokens:
+                    self.seconds = time.perf_counter() - began
+                    yield token
         finally:
             self.seconds = time.perf_counter() - began
 
@@ -121,21 +114,25 @@ class Generation:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _from_afar(self) -> Iterator[TokenDist]:
+    def _from_here(self, ticket: Ticket) -> Generator[TokenDist]:
+        row, given = self._decoding(), len(self.tokens)
+        with closing(scheduler_of(self.model.engine).run([row], ticket)) as news:
+            for _ in news:
+                self.path = row.path
+                fresh = self.tokens[given:]  # more of them may come while these are looked at
+                given += len(fresh)
+                yield from fresh
+
+    def _from_afar(self) -> Generator[TokenDist]:
         """The new tokens as another process makes them."""
-        began = time.perf_counter()
-        try:
-            for item in complete(self.model, self.job, cancelled=self.cancelled):
-                if isinstance(item, TokenDist):
-                    self.tokens.append(item)
-                    self.seconds = time.perf_counter() - began
-                    yield item
-                elif isinstance(item, Reuse):
-                    self.reuse = item
-                else:
-                    self.stop, self.path = item.stop, item.path
-        finally:
-            self.seconds = time.perf_counter() - began
+        for item in complete(self.model, self.job, cancelled=self.cancelled):
+            if isinstance(item, TokenDist):
+                self.tokens.append(item)
+                yield item
+            elif isinstance(item, Reuse):
+                self.reuse = item
+            else:
+                self.stop, self.path = item
 
     def _decoding(self) -> Decoding:
         """What the scheduler is asked for: to read the ids, of which some are new tokens, and to decode behind them."""
@@ -146,20 +143,22 @@ class Generation:
         # Index i of the sequence decides token i + 1: the first given token is decided by the last kept one.
         start = len(job.prompt_ids) + len(kept) - 1 + (first is not None)
         found: list[TokenDist] = [] if first is None else [first]
-        pieces, rule = model.detokenizer.stream(), model.stop_rule(job.prompt_ids)
+        pieces, end = model.detokenizer.stream(), CompletionEnd(model, job.prompt_ids, job.sampling.max_new_tokens)
         key = prompt_key(job.prompt_ids)
 
         def opened(reuse: Reuse) -> bool:
             self.reuse = reuse
             self.tokens.extend(found)
+            stop: Stop | None = None
             for token in self.tokens:
                 pieces.feed(token.id)
-            self.stop = "read" if job.read is not None else self.stop
-            return job.read is not None or self._over(rule, self.tokens)
+                stop = end.feed(token.id, token.text)
+            return self._over(stop if job.read is None else "read")
 
         def take(chosen: TokenFigures) -> bool:
-            self.tokens.append(self._dist(len(self.tokens), chosen, pieces.feed(chosen.token_id), False))
-            return self._over(rule, self.tokens[-1:])
+            token = self._dist(len(self.tokens), chosen, pieces.feed(chosen.token_id), False)
+            self.tokens.append(token)
+            return self._over(end.feed(token.id, token.text))
 
         prefix = Prefix(
             [*job.prompt_ids, *(t.id for t in kept), *given],
@@ -215,14 +214,8 @@ class Generation:
         kept = self.job.kept
         return self.job.read is None and (pos >= len(kept) or kept[pos].forced)
 
-    def _over(self, rule: StopRule, tokens: Sequence[TokenDist]) -> bool:
-        """Feed tokens to the stopping rule; set `stop` and return whether the completion ends here."""
-        for token in tokens:
-            rule.feed(token.text)
-        last = tokens[-1].id if tokens else None
-        room = self.model.engine.context - len(self.job.prompt_ids)
-        most = self.job.sampling.max_new_tokens
-        stop = stop_after(rule, last, self.model.stop_ids, len(self.tokens), most, room)
+    def _over(self, stop: Stop | None) -> bool:
+        """Note what the completion ends by, if it does; returns whether."""
         self.stop = stop or self.stop
         return stop is not None
 
@@ -232,14 +225,6 @@ class Generation:
         return TokenDist(pos, figures.token_id, piece, figures.entropy, figures.logp, figures.rank, forced, top)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a completion ended that another process made."""
-
-    stop: Stop
-    path: StepPath | None
-
-
 def _steps(model: Model, job: Job, **_: object) -> float:
     """Seconds of GPU."""
     given = len(job.prompt_ids) + len(job.kept) + len(job.forced) + len(job.read or ())
@@ -247,7 +232,9 @@ def _steps(model: Model, job: Job, **_: object) -> float:
 
 
 @on_gpu_worker(seconds=_steps, slim=lambda job: (replace(job, kept=tuple(without_alternatives(t) for t in job.kept)),))
-def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Reuse | TokenDist | Ended]:
+def complete(
+    model: Model, job: Job, cancelled: Callable[[], bool] = never
+) -> Iterator[Reuse | TokenDist | tuple[Stop, StepPath | None]]:
     """A generation for one who is not in this process: what was reused, each new token, and how it ended."""
     generation = Generation(model, job, cancelled)
     reported = False
@@ -256,7 +243,7 @@ def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> I
             reported = True
             yield generation.reuse
         yield token
-    yield Ended(generation.stop, generation.path)
+    yield generation.stop, generation.path
 
 
 def solve_anew(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Trace:

@@ -14,16 +14,16 @@ from typing import Any, Literal
 
 from rmx.arguments import Checked, Count, Sampling, Seed, Swaps, checked
 from rmx.config import NEW_TOKENS, TOP_SHOWN
-from rmx.engine.batch import decode_steps
 from rmx.engine.fair_queue import never
-from rmx.engine.token_draws import TokenFigures
+from rmx.engine.token_draws import TokenFigures, prompt_key, uniform
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import forks_of, swap_job
 from rmx.explore.generate import Generation, Job
-from rmx.explore.resampling import Meter, Resampling, resample
+from rmx.explore.outcomes import Meter
 from rmx.models.load import Model
-from rmx.models.stopping import Ending, is_cut
+from rmx.models.stopping import Ending, answer_reached, continue_rows
 from rmx.records import Answer, Trace, as_json, is_fork
+from rmx.stats.intervals import share, wilson
 from rmx.zerogpu.calls import CAP, forks_only, on_gpu_worker
 
 Goal = Literal["right", "wrong"]
@@ -32,6 +32,8 @@ NOTE = (
     "The search looks at the known answer after each try: it shows that the solution could have gone the other way, "
     "not that the model would have known."
 )
+HITS = "Whole solutions at temperature 1 for as many tokens; the known answer says which of them are hits."
+ROWS = 32  # solutions in one batch of the resampling, at most
 
 
 @checked
@@ -68,6 +70,27 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Resampling:
+    """Solutions at temperature 1, in the order of their sample numbers."""
+
+    samples: int
+    hits: int
+    tokens_spent: int
+
+    def json(self) -> dict[str, Any]:
+        """`pass@n`: the chance that `samples` new solutions hold a hit, 1 - (1 - p)^n, with p's interval."""
+        n = self.samples
+        low, high = (1 - (1 - p) ** n for p in wilson(self.hits, n))
+        value = 1 - (1 - self.hits / n) ** n if n else None
+        return {
+            **as_json(self, "samples", "hits", "tokens_spent"),
+            "pass@1": share(self.hits, n),
+            "pass@n": {"value": value, "low": low, "high": high, "n": n},
+            "note": HITS,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Rescue:
     """Where a search stands; each record holds everything so far.
 
@@ -82,7 +105,6 @@ class Rescue:
     budget: int
     swaps: tuple[Swap, ...]  # empty: not found (yet)
     answer: Answer | None  # of the branch that was found
-    proven_fewest: bool  # every branch with fewer swaps was decoded to its end
     exhausted: bool  # nothing is left to try
     resampling: Resampling | None
     done: bool
@@ -91,6 +113,11 @@ class Rescue:
     def found(self) -> bool:
         """Whether swaps that reach the goal are found."""
         return bool(self.swaps)
+
+    @property
+    def proven_fewest(self) -> bool:
+        """Whether every branch with fewer swaps was decoded to its end: they are tried by their number of swaps."""
+        return self.found
 
     @property
     def sentence(self) -> str:
@@ -161,13 +188,54 @@ def _goal(trace: Trace, config: RescueConfig, known: str | None) -> Goal:
     return goal
 
 
+def resample(
+    model: Model,
+    trace: Trace,
+    hit: Callable[[Sequence[int]], bool],
+    budget: int,
+    seed: int,
+    max_new_tokens: int,
+    cancelled: Callable[[], bool] = never,
+) -> Iterator[Resampling]:
+    """Sample whole solutions until they have `budget` tokens together, the one that crosses it counted.
+
+    A sample depends on (seed, prompt, sample number, position). Yields after each batch; a batch that is cancelled is
+    not counted.
+
+    Args:
+        hit: called with the tokens of a whole solution; whether it counts as a hit.
+    """
+    samples = hits = spent = 0
+    key, sampling = prompt_key(trace.prompt_ids), Sampling(1.0, 1.0, seed, max_new_tokens)
+    while spent < budget and not cancelled():
+        size = max(1, min(ROWS, -(-(budget - spent) // len(trace.tokens))))
+        rows = continue_rows(
+            model,
+            trace.prompt_ids,
+            (),
+            [()] * size,
+            max_new=max_new_tokens,
+            sampling=sampling,
+            draw=lambda row, place, first=samples: uniform(seed, key, first + row, place),
+            adapter=trace.adapter,
+            cancelled=cancelled,
+        )
+        if cancelled():
+            return
+        for row in rows:
+            if spent >= budget:
+                break
+            samples, spent = samples + 1, spent + len(row)
+            hits += hit(row)
+        yield Resampling(samples, hits, spent)
+
+
 @dataclass(frozen=True, slots=True)
 class SearchFork:
     """A fork of a branch and the tokens that could stand there."""
 
     pos: int
-    ids: tuple[int, ...]  # likeliest first
-    p: tuple[float, ...]
+    top: tuple[tuple[int, float], ...]  # (id, probability), likeliest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +243,7 @@ class SearchBranch:
     """A decoded branch: its tokens, what was swapped in it, and the forks behind the last swap."""
 
     ids: tuple[int, ...]
-    swaps: tuple[tuple[int, int, int], ...]  # (position, token before, token after)
+    swaps: tuple[tuple[int, int], ...]  # (position, token put there)
     p: float  # product of the swapped tokens' probabilities
     places: tuple[SearchFork, ...]
 
@@ -204,28 +272,13 @@ class Search:
         self._number = count()  # breaks ties: first come, first served
         self._seen: set[tuple[int, ...]] = set()
         k = self.config.alternatives
-        places = tuple(
-            SearchFork(t.pos, tuple(c.id for c in t.top[:k]), tuple(c.p for c in t.top[:k]))
-            for t in forks_of(self.trace)
-        )
+        places = tuple(SearchFork(t.pos, tuple((c.id, c.p) for c in t.top[:k])) for t in forks_of(self.trace))
         self._push(SearchBranch(tuple(self.trace.ids), (), 1.0, places))
 
     def state(self, done: bool = False) -> Rescue:
         """Summarise the search so far."""
-        return Rescue(
-            self.goal,
-            self.known,
-            self.tried,
-            self.depth,
-            self.meter.spent,
-            self.config.budget,
-            self.found,
-            self.answer,
-            proven_fewest=bool(self.found),  # the queue hands out branches by their number of swaps
-            exhausted=self.exhausted,
-            resampling=self.resampling,
-            done=done,
-        )
+        about, spent = (self.goal, self.known, self.tried, self.depth), (self.meter.spent, self.meter.budget)
+        return Rescue(*about, *spent, self.found, self.answer, self.exhausted, self.resampling, done)
 
     def steps(self) -> Generator[None]:
         """Try fork after fork until a branch does it or nothing is left; yields when there is something to report."""
@@ -250,14 +303,13 @@ class Search:
         if len(branch.swaps) >= self.config.most_swaps:
             return
         for place in branch.places:
-            here = branch.ids[place.pos]
-            best = max((p for i, p in zip(place.ids, place.p, strict=True) if i != here), default=0.0)
+            best = max((p for i, p in place.top if i != branch.ids[place.pos]), default=0.0)
             heappush(self._queue, (len(branch.swaps) + 1, -branch.p * best, next(self._number), branch, place))
 
     def _candidates(self, branch: SearchBranch, place: SearchFork) -> list[tuple[int, float]]:
         """The tokens to try at a fork, likeliest first, without beginnings that were tried before."""
         found = []
-        for token_id, p in zip(place.ids, place.p, strict=True):
+        for token_id, p in place.top:
             beginning = (*branch.ids[: place.pos], token_id)
             if token_id != branch.ids[place.pos] and beginning not in self._seen:
                 self._seen.add(beginning)
@@ -267,49 +319,53 @@ class Search:
     # -- trying ---------------------------------------------------------------------------------------------------
 
     def _try(
-        self, branch: SearchBranch, place: SearchFork, candidates: Sequence[tuple[int, float]]
+        self, branch: SearchBranch, fork: SearchFork, candidates: Sequence[tuple[int, float]]
     ) -> Generator[None, None, bool]:
         """Decode all alternatives of one fork as one batch; whether they came to their ends."""
-        engine = self.model.engine
-        kept = branch.ids[: place.pos]
-        watch = _Watch(Ending(self.model, self.trace.prompt_ids, kept, len(candidates)), self, place.pos)
-        with engine.queue.when_free(self.cancelled) as mine:
-            if not mine:
-                return False
-            steps = decode_steps(
-                engine,
-                [*self.trace.prompt_ids, *kept],
-                [(token_id,) for token_id, _ in candidates],
-                max_new=self.config.max_new_tokens - place.pos,
-                over=watch.over,
-                seen=watch.seen,
-                adapter=self.trace.adapter,
-                cancelled=self.cancelled,
-            )
-            rows, whole = yield from self.meter.decode(steps, self.cancelled)
-        for i, ((token_id, p), row) in enumerate(zip(candidates, rows, strict=True)):
-            if not whole and i not in watch.ended:
+        kept = branch.ids[: fork.pos]
+        ending = Ending(self.model, self.trace.prompt_ids, kept, len(candidates))
+        ended, places = set[int](), [list[SearchFork]() for _ in candidates]
+
+        def over(row: int, token_id: int) -> bool:
+            if ending(row, token_id):
+                ended.add(row)
+            return row in ended
+
+        def seen(row: int, place: int, figures: TokenFigures) -> None:
+            if is_fork(figures.entropy, self.trace.tau):
+                places[row].append(SearchFork(fork.pos + place, tuple(figures.top[: self.config.alternatives])))
+
+        rows, whole = yield from self.meter.decode(
+            self.model.engine,
+            [*self.trace.prompt_ids, *kept],
+            [(token_id,) for token_id, _ in candidates],
+            max_new=self.config.max_new_tokens - fork.pos,
+            over=over,
+            seen=seen,
+            adapter=self.trace.adapter,
+            cancelled=self.cancelled,
+        )
+        for i, ((token_id, p), row) in enumerate(zip(candidates, rows, strict=False)):  # no rows where it was cancelled
+            if not whole and i not in ended:
                 continue
             self.tried += 1
-            swaps = (*branch.swaps, (place.pos, branch.ids[place.pos], token_id))
-            child = SearchBranch((*kept, *row), swaps, branch.p * p, tuple(watch.places[i]))
+            swaps = (*branch.swaps, (fork.pos, token_id))
+            child = SearchBranch((*kept, *row), swaps, branch.p * p, tuple(places[i]))
             if not self.found and self.does_it(child.ids):
                 self._confirm(child)
             self._push(child)
         return whole
 
-    def _grade(self, ids: Sequence[int]) -> Answer:
-        return self.model.grade(self.trace.prompt_ids, ids, self.known, cut=False)
-
     def does_it(self, ids: Sequence[int]) -> bool:
-        """Whether a completion has a right answer, or, where that is the goal, one that is there and wrong.
+        """Whether a completion has a right answer, or, where that is the goal, one that is there and wrong."""
+        return self._answer(ids) is not None
 
-        One that was cut off has reached no answer.
-        """
-        if is_cut(self.model, self.trace.prompt_ids, ids):
-            return False
-        answer = self._grade(ids)
-        return answer.text is not None and bool(answer.correct) == (self.goal == "right")
+    def _answer(self, ids: Sequence[int]) -> Answer | None:
+        """The answer of a completion that does it; None for others, and for one that was cut off."""
+        answer = answer_reached(self.model, self.trace.prompt_ids, ids, self.known)
+        if answer is None or answer.text is None or bool(answer.correct) != (self.goal == "right"):
+            return None
+        return answer
 
     def _confirm(self, branch: SearchBranch) -> None:
         """Make the branch swap by swap, each decoded by itself: a batch may round a near tie the other way."""
@@ -318,33 +374,12 @@ class Search:
         job = Job(trace.prompt_ids, sampling, trace.tau, trace.adapter, self.known)
         made: list[Swap] = []
         tokens = trace.tokens
-        for pos, _, to in branch.swaps:
+        for pos, to in branch.swaps:
             if pos >= len(tokens):
                 return
             made.append(Swap(pos, tokens[pos].id, to, tokens[pos].text, self.model.detokenizer.token_text(to)))
             job = swap_job(job, tokens, pos, [to], self.model.engine.vocab_size)
             tokens = Generation(self.model, job, self.cancelled).run().tokens
-        ids = [t.id for t in tokens]
-        if self.does_it(ids) and not self.cancelled():
-            self.found, self.answer = tuple(made), self._grade(ids)
-
-
-class _Watch:
-    """Notes the forks of each row of a batch, and which rows are over."""
-
-    def __init__(self, ending: Ending, search: Search, pos: int) -> None:
-        self._ending, self._pos = ending, pos
-        self._tau, self._k = search.trace.tau, search.config.alternatives
-        self.places: dict[int, list[SearchFork]] = {}
-        self.ended: set[int] = set()
-
-    def over(self, row: int, token_id: int) -> bool:
-        self.places.setdefault(row, [])
-        if ended := self._ending(row, token_id):
-            self.ended.add(row)
-        return ended
-
-    def seen(self, row: int, place: int, figures: TokenFigures) -> None:
-        if is_fork(figures.entropy, self._tau):
-            ids, p = zip(*figures.top[: self._k], strict=True)
-            self.places[row].append(SearchFork(self._pos + place, ids, p))
+        answer = self._answer([t.id for t in tokens])
+        if answer is not None and not self.cancelled():
+            self.found, self.answer = tuple(made), answer

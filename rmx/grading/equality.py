@@ -283,21 +283,21 @@ def _same_number(a: _Number, b: _Number) -> bool:
     if a.unit and b.unit and a.unit != b.unit:
         return False
     if a.percent == b.percent:
-        return _close(a, a.value, b, b.value)
+        return _close(a, b)
     percent, bare = (a, b) if a.percent else (b, a)
     if bare.unit:
         return False
-    same_sign_dropped = abs(percent.value) >= 1 and _close(percent, percent.value, bare, bare.value)
+    same_sign_dropped = abs(percent.value) >= 1 and _close(percent, bare)
     return same_sign_dropped or percent.value / 100 == bare.value
 
 
-def _close(a: _Number, x: Fraction, b: _Number, y: Fraction) -> bool:
+def _close(a: _Number, b: _Number) -> bool:
     """Equal, or one a decimal of six places or more that rounds the other, which has none."""
-    if x == y:
+    if a.value == b.value:
         return True
-    for places, decimal, other, other_places in ((a.places, x, y, b.places), (b.places, y, x, a.places)):
-        if places is not None and places >= 6 and other_places is None and decimal:
-            return round(other, places) == decimal
+    for one, other in ((a, b), (b, a)):
+        if one.places is not None and one.places >= 6 and other.places is None and one.value:
+            return round(other.value, one.places) == one.value
     return False
 
 

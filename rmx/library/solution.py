@@ -9,10 +9,9 @@ import plotly.graph_objects as go
 
 from rmx.config import TOP_SHOWN
 from rmx.errors import RmxError, SwapError, shown
-from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch, swap_job
-from rmx.explore.importance import MOST_FORKS, USUAL, importance
-from rmx.explore.outcomes import OutcomeConfig, outcomes
+from rmx.explore.greedy_answers import sofar
+from rmx.explore.outcomes import MOST_FORKS, USUAL, OutcomeConfig, importance, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
 from rmx.library.results import (
     ELSEWHERE,

@@ -1,12 +1,12 @@
 """What a model is in memory: the base, recorded before the first adapter and read again after each, and its key.
 
 Recorded are a checksum of every tensor and logits on a fixed text. A change of either means that whatever shares these
-weights no longer is the model that was loaded.
+weights no longer is the model that was loaded. What studies have found is kept on disk under such keys.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,10 @@ from transformers import DynamicCache
 from rmx.engine.divergence import difference
 from rmx.engine.engine import Engine, base_network, is_adapter_layer, split_key
 from rmx.engine.remote import NOT_HERE
+from rmx.engine.token_draws import prompt_key
 from rmx.errors import ModelError
 from rmx.models.load import Model
+from rmx.storage.safe_files import KeptLines, LineStore
 
 STEP, ODD = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # multipliers without a pattern in their bits
 
@@ -152,7 +154,6 @@ class Changes:
         return "; ".join(([tensors] if self.tensors else []) + ([moved] if self.probe else []))
 
     def json(self) -> dict[str, Any]:
-        """Return the changes as documents hold them."""
         return {"changed": len(self.tensors), "of": self.of, "names": list(self.tensors[:SHOWN]), "probe": self.probe}
 
 
@@ -214,3 +215,57 @@ def _kept(config: Mapping[str, Any], out: frozenset[str]) -> str:
     """A configuration as one text, without the fields that change no figure."""
     fields = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     return json.dumps({name: value for name, value in fields.items() if name not in out}, sort_keys=True, default=str)
+
+
+# -- What studies have found, kept by the models that they looked at --------------------------------------------------
+
+
+FORMAT = 1  # of the lines, and of what is computed for them
+
+
+class Journal:
+    """The pieces of one study with one setting, by name. Without a store nothing is known and nothing is kept."""
+
+    def __init__(self, lines: KeptLines | None = None) -> None:
+        self._lines = lines or KeptLines(None)
+        rows = (row for row in self._lines.read() if isinstance(row, dict))
+        self._rows: dict[str, dict[str, Any]] = {row["piece"]: row for row in rows if isinstance(row.get("piece"), str)}
+
+    def get(self, piece: str) -> dict[str, Any] | None:
+        """What is known of a piece of the work; None where it is still to be done."""
+        return self._rows.get(piece)
+
+    def put(self, piece: str, row: dict[str, Any]) -> None:
+        """Keep a piece that is done."""
+        self._rows[piece] = row
+        self._lines.append({"piece": piece, **row})
+
+    def close(self) -> None:
+        """No more pieces come."""
+        self._lines.close()
+
+
+def journal_of(
+    store: LineStore | None, study: str, models: Sequence[tuple[Model, str | None]], **settings: Any
+) -> Journal:
+    """The journal of a study.
+
+    Args:
+        store: where it is kept; None: nowhere.
+        models: those that are looked at, each with the key of its adapter on the engine; the first one is asked.
+        settings: whatever else decides what is found, fit for JSON.
+    """
+    if store is None or store.folder is None:
+        return Journal()
+    style = {name: value for name, value in models[0][0].style.json().items() if name != "why"}
+    keys = [key_of(model, adapter) for model, adapter in models]
+    return Journal(store.lines(study=study, format=FORMAT, models=keys, style=style, **settings))
+
+
+def chained(prompts: Sequence[Sequence[int]]) -> list[str]:
+    """A name for each prompt and all before it: the same name, the same prompts in the same order."""
+    digest, names = hashlib.blake2b(digest_size=12), []
+    for prompt in prompts:
+        digest.update(prompt_key(prompt))
+        names.append(digest.hexdigest())
+    return names

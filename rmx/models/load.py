@@ -404,22 +404,23 @@ def _from_pretrained(
     place: str, revision: str | None, dtype: str, local: bool, placed: Mapping[str, Any]
 ) -> tuple[Any, Any]:
     """Tokenizer and model; a snapshot that is cached already loads without asking the network."""
-    for offline in (True,) if local else (True, False):
-        if not offline:
-            check_reach(place)
+
+    def read(offline: bool) -> tuple[Any, Any]:
         options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
-        if revision:
-            options["revision"] = revision
-        try:
-            config = AutoConfig.from_pretrained(place, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                place, config=config, dtype=DTYPES[dtype], use_safetensors=True, **options, **placed
-            )
-            return AutoTokenizer.from_pretrained(place, **options), model
-        except OSError:
-            if local or not offline:
-                raise
-    raise AssertionError("unreachable")
+        options |= {"revision": revision} if revision else {}
+        config = AutoConfig.from_pretrained(place, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, config=config, dtype=DTYPES[dtype], use_safetensors=True, **options, **placed
+        )
+        return AutoTokenizer.from_pretrained(place, **options), model
+
+    try:
+        return read(offline=True)
+    except OSError:
+        if local:
+            raise
+    check_reach(place)
+    return read(offline=False)
 
 
 def _why(spec: str, error: Exception, local: bool) -> str:

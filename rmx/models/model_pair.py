@@ -4,10 +4,12 @@ The adapted model is the base's own weights with a LoRA switched on, or a full c
 an engine of its own. With a plain LoRA both halves of a step are rows of one pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from copy import copy
 from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,9 +23,10 @@ from rmx.models.load import Model
 from rmx.models.presets import set_learnt
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.records import shown_adapter
+from rmx.records import Stop, shown_adapter
 
 STRONGEST = 1.5  # of the strength slider
+Item = TypeVar("Item")
 OnRows = Callable[[int, Tensor, Tensor], None]  # first index, base logits (n, V), adapted logits (n, V)
 
 
@@ -196,6 +199,48 @@ def read_both(pair: Pair, ids: Sequence[int], start: int, on_rows: OnRows, reuse
 
 
 # -- stepping ---------------------------------------------------------------------------------------------------------
+
+
+class PairRun(Generic[Item]):
+    """An iterable over what is found token by token under both models; all of it stays, also after a cancel."""
+
+    pair: Pair
+    seconds: float
+    stop: Stop
+
+    def __iter__(self) -> Iterator[Item]:
+        with self.pair.turn():
+            yield from self.held()
+
+    def run(self) -> Self:
+        """Go on to the end."""
+        for _ in self:
+            pass
+        return self
+
+    def held(self) -> Iterator[Item]:
+        """The same for a caller that holds `pair.turn()`."""
+        began = time.perf_counter()
+        far = self.pair.base.engine.remote is not None
+        try:
+            with closing(self._from_afar() if far else self._from_here()) as items:
+                for item in items:
+                    self.seconds = time.perf_counter() - began
+                    yield item
+        finally:
+            self.seconds = time.perf_counter() - began
+
+    def _from_here(self) -> Generator[Item]:
+        raise NotImplementedError
+
+    def _from_afar(self) -> Generator[Item]:
+        """As another process makes them."""
+        raise NotImplementedError
+
+    def is_over(self, stop: Stop | None) -> bool:
+        """Note what the completion ends by, if it does; returns whether."""
+        self.stop = stop or self.stop
+        return stop is not None
 
 
 class PairStream:

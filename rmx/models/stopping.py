@@ -1,11 +1,13 @@
 """The one stopping rule for the rows of a batch: an end token, a stop text, or the end of the line after the answer."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
+from typing import Any
 
-from rmx.grading.answers import StopRule
+from rmx.engine.batch import continue_batch
+from rmx.engine.fair_queue import never
 from rmx.models.load import Model
-from rmx.records import Stop
+from rmx.records import Answer, Stop
 
 
 class Ending:
@@ -57,24 +59,64 @@ class Endings:
         return ended
 
 
-def stop_after(
-    rule: StopRule, token_id: int | None, stop_ids: Collection[int], made: int, most: int, room: int
-) -> Stop | None:
-    """Decide what a completion, which `rule` has been fed, ends by with its newest token; None where it goes on.
+class CompletionEnd:
+    """Decide token by token what one completion ends by, its limits included.
 
     Args:
-        made: tokens of the completion. most: upper bound of them. room: as many as the context holds.
+        most: upper bound of its tokens; the context is another.
+        stop_ids: end tokens, where they are not the model's own alone.
     """
-    if token_id in stop_ids:
-        return "eos"
-    if rule.ending is not None:
-        return rule.ending
-    if made >= most:
-        return "length"
-    return "context" if made >= room else None
+
+    def __init__(
+        self, model: Model, prompt_ids: Sequence[int], most: int, stop_ids: Collection[int] | None = None
+    ) -> None:
+        self._rule = model.stop_rule(prompt_ids)
+        self._stop_ids = model.stop_ids if stop_ids is None else stop_ids
+        self._most, self._room, self._made = most, model.engine.context - len(prompt_ids), 0
+
+    def feed(self, token_id: int, text: str) -> Stop | None:
+        """What the completion ends by with its next token, which adds `text`; None where it goes on."""
+        self._rule.feed(text)
+        self._made += 1
+        if token_id in self._stop_ids:
+            return "eos"
+        if self._rule.ending is not None:
+            return self._rule.ending
+        if self._made >= self._most:
+            return "length"
+        return "context" if self._made >= self._room else None
 
 
 def is_cut(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> bool:
     """Whether a completion has no ending of its own: a limit has cut it off."""
     ending = Ending(model, prompt_ids, (), 1)
     return not any(ending(0, token_id) for token_id in ids)
+
+
+def answer_reached(model: Model, prompt_ids: Sequence[int], ids: Sequence[int], known: str | None) -> Answer | None:
+    """The final answer of a completion, graded; None where it was cut off: then it has none, whatever stands in it."""
+    return None if is_cut(model, prompt_ids, ids) else model.grade(prompt_ids, ids, known, cut=False)
+
+
+def continue_rows(
+    model: Model,
+    prompt_ids: Sequence[int],
+    kept: Sequence[int],
+    given: Sequence[Sequence[int]],
+    *,
+    cancelled: Callable[[], bool] = never,
+    **options: Any,
+) -> list[list[int]]:
+    """Continue a completion once for each of `given`, as one batch in one turn; rows end as completions do.
+
+    Args:
+        kept: the completion so far. given, options: as `continue_batch` has them.
+
+    Returns:
+        The rows without `kept`; none where it was `cancelled` before the turn came.
+    """
+    with model.engine.queue.when_free(cancelled) as mine:
+        if not mine:
+            return []
+        over = Ending(model, prompt_ids, kept, len(given))
+        return continue_batch(model.engine, [*prompt_ids, *kept], given, over=over, cancelled=cancelled, **options)

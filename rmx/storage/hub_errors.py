@@ -70,21 +70,18 @@ def upload_sentence(error: Exception, upload: Upload) -> str:
 def _refusal(error: HfHubHTTPError, upload: Upload) -> str:
     status = _status(error)
     said = first_line(error.server_message or "")
-    if status == 401:
-        return f"The Hub does not know this token. {upload.sign_in}"
-    if status == 402:
-        return f"The Hub wants payment for {upload.what}{f' ({said})' if said else ''}. {upload.price}".rstrip()
-    if status == 403:
-        return f"This token may not write to {upload.place} ({said or 'forbidden'}). Make one with the right to write."
-    if status == 404:
-        return f"The Hub has no place called {upload.place}, or this token may not see it. Check the owner's name."
-    if status == 409:
-        return f"{upload.place} exists already. Choose another name, or update what is there."
-    if status == 429:
-        return f"The Hub takes no more requests from here for now. {upload.again} in a few minutes."
+    what, place = upload.what, upload.place
     if status is not None and status >= 500:
         return f"The Hub has a fault of its own right now ({status}). {upload.again} later."
-    return f"The Hub refused {upload.what} ({status}{': ' + said if said else ''})."
+    known = {
+        401: f"The Hub does not know this token. {upload.sign_in}",
+        402: f"The Hub wants payment for {what}{f' ({said})' if said else ''}. {upload.price}".rstrip(),
+        403: f"This token may not write to {place} ({said or 'forbidden'}). Make one with the right to write.",
+        404: f"The Hub has no place called {place}, or this token may not see it. Check the owner's name.",
+        409: f"{place} exists already. Choose another name, or update what is there.",
+        429: f"The Hub takes no more requests from here for now. {upload.again} in a few minutes.",
+    }
+    return known.get(status or 0) or f"The Hub refused {what} ({status}{': ' + said if said else ''})."
 
 
 # Words of libraries that wrap the client's errors.

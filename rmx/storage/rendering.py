@@ -1,9 +1,12 @@
-"""Reports, cards and pages out of the templates in assets/templates.
+"""Reports, cards and pages out of the templates in assets/templates, and tables.
 
 What is filled in is escaped for the kind of file that it goes to, unless it is marked as safe: names of models, sets
 and tokens come from outside.
 """
 
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -36,6 +39,13 @@ def code(words: object) -> str:
     """The same between backticks, marked as safe."""
     flat = " ".join(str(words).split()).replace("`", "'").replace("|", "/")
     return do_mark_safe(f"`{flat}`")
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as the text of a CSV file."""
+    out = io.StringIO()
+    csv.writer(out).writerows([head, *rows])
+    return out.getvalue()
 
 
 @cache

@@ -262,7 +262,6 @@ class Lines:
         return end
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 

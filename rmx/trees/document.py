@@ -10,7 +10,7 @@ of `top` is then a pair [id, p].
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -191,7 +191,7 @@ MOST_IDS = 65_536  # of a prompt
 TEXT, NAME, PIECE = 50_000, MOST_NAME, 4_000  # characters of a prompt or title, of a name, of a token
 STOPS = get_args(Stop)
 FACTS = ("model", "adapter", "adapter_hash", "revision", "dtype", "title", "known", "prompt", "licence")
-MAYBE = {"adapter": NAME, "adapter_hash": NAME, "prompt": TEXT, "title": TEXT, "known": PIECE, "licence": NAME}
+MAYBE = {"adapter": NAME, "adapter_hash": NAME, "title": TEXT, "known": PIECE}
 Document = dict[str, Any]
 
 
@@ -269,7 +269,7 @@ def _tree(document: Document) -> Tree:
     if version != VERSION:
         raise DocumentError(f"The file is of version {said(version)}; this rmx reads version {VERSION}. Update rmx.")
     texts = _texts(document.get("texts"))
-    tau = to_number(document.get("tau"), "tau", 0, 1000)
+    to_number(document.get("tau"), "tau", 0, 1000)  # first of all: other JSON has none, and is refused for that
     below = to_list(document.get("branches", []), "branches", MOST_BRANCHES - 1)
     branches: list[TreeBranch] = []
     lengths: list[int] = []  # of whole completions
@@ -279,23 +279,37 @@ def _tree(document: Document) -> Tree:
         lengths.append(branch.at + len(branch.tokens))
         if sum(lengths) > MOST_TOKENS:
             raise DocumentError(f"The tree has more than {MOST_TOKENS:,} tokens in all; that is the most.")
-    shown = to_int(document.get("shown", 0), "shown", 0, len(branches) - 1)
-    pos = document.get("pos")
     special = to_list(document.get("special", []), "special", MOST_IDS)
-    maybe: dict[str, Any] = {key: to_maybe(document.get(key), key, most) for key, most in MAYBE.items()}
     return Tree(
-        model=to_text(document.get("model"), "model", NAME) or "unknown",
-        revision=to_text(document.get("revision", "unknown"), "revision", NAME),
-        dtype=to_text(document.get("dtype", "float32"), "dtype", NAME),
-        prompt_ids=to_ids(document.get("prompt_ids"), "prompt_ids", MOST_IDS),
-        tau=check_tau(tau),
         branches=tuple(branches),
-        shown=shown,
-        pos=None if pos is None else to_int(pos, "pos", 0, lengths[shown] - 1),
+        prompt=to_maybe(document.get("prompt"), "prompt", TEXT),
+        licence=to_maybe(document.get("licence"), "licence", NAME),
         special=frozenset(to_int(i, "special", 0, MOST_ID) for i in special),
         style=None if document.get("style") is None else read_style(document["style"]),
-        **maybe,
+        **read_facts(document, lengths, MOST_IDS),
     )
+
+
+def read_facts(
+    row: Mapping[str, Any], lengths: Sequence[int], most_ids: int, called: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """What a row from outside says of a tree beside its branches and its style, or DocumentError.
+
+    Args:
+        lengths: of the whole completions of the branches. most_ids: of the prompt.
+        called: how a fact is called in a sentence.
+    """
+    shown, pos = to_int(row.get("shown", 0), called("shown"), 0, len(lengths) - 1), row.get("pos")
+    return {
+        "model": to_text(row.get("model"), called("model"), NAME) or "unknown",
+        "revision": to_text(row.get("revision", "unknown"), called("revision"), NAME),
+        "dtype": to_text(row.get("dtype", "float32"), called("dtype"), NAME),
+        "prompt_ids": to_ids(row.get("prompt_ids"), called("prompt_ids"), most_ids),
+        "tau": check_tau(to_number(row.get("tau"), called("tau"), 0, 1000)),
+        "shown": shown,
+        "pos": None if pos is None else to_int(pos, called("pos"), 0, lengths[shown] - 1),
+        **{fact: to_maybe(row.get(fact), called(fact), most) for fact, most in MAYBE.items()},
+    }
 
 
 def read_style(value: Any) -> PromptStyle:

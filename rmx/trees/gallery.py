@@ -117,9 +117,9 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Branch]:
         elif branch.read:
             job = replace(job, read=tuple(t.id for t in tokens))
         title = tree.title or (None if tree.prompt else f"A solution of {tree.model}")
-        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, title, owner=owner)
+        facts: dict[str, Any] = {"owner": owner, "origin": origin, "tokens": list(tokens)}
+        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, title, **facts)
         run.tree = run.tree or run.id
-        run.origin, run.tokens = origin, list(tokens)
         run.show = tree.pos if place == tree.shown else None
         sampling = branch.sampling
         run.trace = Trace(

@@ -18,14 +18,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rmx.arguments import Sampling
-from rmx.config import check_tau
 from rmx.errors import ModelError, PromptError, RmxError, SwapError
 from rmx.explore.branches import Branch, Origin, swap_job
 from rmx.explore.generate import Job
 from rmx.models.load import Model
 from rmx.prompt_styles import STYLES, PromptStyle
-from rmx.storage.safe_files import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_maybe, to_number, to_text
-from rmx.trees.document import NAME, PIECE, TEXT, Tree, TreeFacts, adapter_hash, read_style
+from rmx.storage.safe_files import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_number, to_text
+from rmx.trees.document import NAME, Tree, TreeFacts, adapter_hash, read_facts, read_style
 
 VERSION = "1"  # the first character of a link's value
 MOST_LINK = 4_000  # characters; addresses much longer than this are cut off on the way
@@ -37,8 +36,10 @@ KEYS = {
     "model": "m", "revision": "r", "adapter": "a", "adapter_hash": "h", "dtype": "d", "prompt_ids": "p", "tau": "t",
     "known": "k", "title": "q", "shown": "x", "pos": "c",
 }  # fmt: skip
-CALLED = {"adapter_hash": "adapter", "known": "answer"}  # in sentences
-MAYBE = {"adapter": NAME, "adapter_hash": NAME, "known": PIECE, "title": TEXT}
+CALLED = {  # in sentences
+    "adapter_hash": "adapter", "known": "answer", "prompt_ids": "prompt", "tau": "threshold", "shown": "branch",
+    "pos": "position",
+}  # fmt: skip
 
 
 class TooLong(RmxError):
@@ -197,19 +198,11 @@ def unpack(value: str) -> ReplayPlan:
     lengths = [s.at + s.marks.length for s in steps]
     if sum(lengths) > MOST_TOKENS:
         raise DocumentError(f"The link asks for {sum(lengths):,} tokens; at most {MOST_TOKENS:,} are decoded.")
-    shown, pos = to_int(row.get("x", 0), "the link's branch", 0, len(steps) - 1), row.get("c")
-    known = ("model", "revision", "dtype")
-    texts: dict[str, Any] = {fact: to_text(row.get(KEYS[fact]), f"the link's {fact}", NAME) for fact in known}
-    for fact, most in MAYBE.items():
-        texts[fact] = to_maybe(row.get(KEYS[fact]), f"the link's {CALLED.get(fact, fact)}", most)
+    facts = {fact: row.get(key, 0 if fact == "shown" else None) for fact, key in KEYS.items()}
     return ReplayPlan(
-        **texts,
-        prompt_ids=to_ids(row.get("p"), "the link's prompt", MOST_TOKENS),
-        tau=check_tau(to_number(row.get("t"), "the link's threshold", 0, 1000)),
         steps=tuple(steps),
-        shown=shown,
-        pos=None if pos is None else to_int(pos, "the link's position", 0, max(0, lengths[shown] - 1)),
         style=None if row.get("s") is None else _read_style(row["s"]),
+        **read_facts(facts, lengths, MOST_TOKENS, lambda fact: f"the link's {CALLED.get(fact, fact)}"),
     )
 
 

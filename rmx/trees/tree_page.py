@@ -5,9 +5,7 @@ style run, by their hashes, and fetches nothing.
 """
 
 import base64
-import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +13,7 @@ from collections.abc import Callable, Sequence
 from rmx import __version__
 from rmx.config import ASSETS
 from rmx.records import TokenDist, is_fork
-from rmx.storage.rendering import render
+from rmx.storage.rendering import csv_text, render
 from rmx.storage.safe_files import MOST_CHARACTERS, DocumentError
 from rmx.trees.document import Tree, read_tree, tree_document
 
@@ -121,13 +119,8 @@ def entropy_svg(tokens: Sequence[TokenDist], tau: float, title: str) -> str:
 
 def tokens_csv(tokens: Sequence[TokenDist], tau: float) -> str:
     """Write one line per token. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow(COLUMNS)
-    for t in tokens:
-        found = t.json(tau) | {"p": t.p, "text": inert(t.text)}
-        rows.writerow([found[c] for c in COLUMNS])
-    return out.getvalue()
+    found = [t.json(tau) | {"p": t.p, "text": inert(t.text)} for t in tokens]
+    return csv_text(COLUMNS, ([token[column] for column in COLUMNS] for token in found))
 
 
 def inert(text: str) -> str:

@@ -19,7 +19,7 @@ import gradio as gr
 import scripted_app as app
 from scripted_page import LAUNCH
 
-from rmx.explore.importance import spread, spread_bounds
+from rmx.explore.outcomes import spread, spread_bounds
 from rmx.grading.answers import Target, reached, same_answers
 from rmx.stats.intervals import ALPHA, anytime, decide, rule
 

@@ -25,13 +25,13 @@ from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.service.checks import Limits
 from rmx.storage.job_store import JobStore, MemoryShares
+from rmx.storage.rendering import csv_text
 from rmx.ui.jobs.compare_jobs import CLASSES, MapRun, PairJob, PatchRun, SetRun, known_part
 from rmx.ui.jobs.explorer import check_texts
 from rmx.ui.jobs.page_jobs import (
     PATIENCE,
     SET_RUNS,
     Message,
-    csv_text,
     download,
     field_of,
     report_steps,

@@ -32,12 +32,12 @@ from rmx.service import write_command
 from rmx.service.checks import short_enough
 from rmx.service.requests import EvalRequest
 from rmx.storage.job_store import JobStore, MemoryShares, bytes_of, give_back
+from rmx.storage.rendering import csv_text
 from rmx.ui.jobs.page_jobs import (
     EVALUATIONS,
     RECORDED,
     Message,
     PageJob,
-    csv_text,
     download,
     field_of,
     line_and_error,

@@ -12,11 +12,9 @@ from rmx.arguments import Sampling
 from rmx.config import check_tau
 from rmx.engine.fair_queue import Kind, current_owner, iterate_as_owner
 from rmx.errors import RmxError, SwapError
-from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch, Origin, swap_job
-from rmx.explore.ends import AlternativeEnds, alternative_ends, fork_places
-from rmx.explore.importance import importance
-from rmx.explore.outcomes import OutcomeConfig, outcomes
+from rmx.explore.greedy_answers import AlternativeEnds, alternative_ends, fork_places, sofar
+from rmx.explore.outcomes import OutcomeConfig, importance, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.records import Trace
 from rmx.storage.job_store import JobStore

@@ -1,8 +1,6 @@
 """Work that a page or a call has asked for: the thread it runs in, its messages, its end, and its line in the log."""
 
 import asyncio
-import csv
-import io
 import json
 import logging
 import secrets
@@ -10,7 +8,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -416,13 +414,6 @@ def number(value: object, what: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise RmxError(f"The {what} must lie between {least:g} and {most:g}.")
     return float(value)
-
-
-def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as the text of a CSV file."""
-    out = io.StringIO()
-    csv.writer(out).writerows([head, *rows])
-    return out.getvalue()
 
 
 def download(name: str, texts: dict[str, Callable[[], str]], wanted: object) -> Message:

@@ -202,7 +202,7 @@ def alike(problems=400):
 
 
 def test_shift_rows_are_the_studies_figures():
-    found = {"shifts": alike()}
+    found = alike()
     assert from_pairs.reranked(found, subject()).judged.verdict == "agrees"  # 2 %
     assert from_pairs.shifted(found, subject()).judged.verdict == "agrees"  # none of 20,000
     assert from_pairs.mean_rank(found, subject()).judged.verdict == "not enough data"  # 2 everywhere: no spread
@@ -219,7 +219,7 @@ def test_shift_rows_are_the_studies_figures():
 def test_a_shifted_position_in_every_solution_differs():
     lengths = [9 + i % 2 for i in range(50)]
     report = shift_report([[9] + [1] * n for n in lengths], [[1.5] + [0.1] * n for n in lengths])
-    assert from_pairs.shifted({"shifts": report}, subject()).judged.verdict == "differs"
+    assert from_pairs.shifted(report, subject()).judged.verdict == "differs"
 
 
 def arms_report(right_by_arm, patches=1, gated=2, tokens=50, noise=None):
@@ -252,7 +252,7 @@ def arms(**more):
 
 
 def test_rows_of_the_interventions():
-    found = {"interventions": arms()}
+    found = arms()
     assert from_pairs.gain(found, subject()).judged.verdict == "agrees"
     oracle = from_pairs.oracle(found, subject())
     assert oracle.judged.verdict == "agrees"  # 200 of 200: at least 98.2 %
@@ -260,20 +260,20 @@ def test_rows_of_the_interventions():
     assert from_pairs.random_control(found, subject()).judged.verdict == "agrees"
     assert from_pairs.gate(found, subject()).judged.verdict == "agrees"
     assert from_pairs.gate_share(found, subject()).judged.verdict == "agrees"  # 4 %
-    placebo = from_pairs.placebo(found, subject())
+    placebo = from_pairs.placebo(alike(), found, subject())
     assert placebo.figures["adapter_minus_noise"]["value"] == pytest.approx(0.41)
     assert placebo.judged.verdict == "agrees"
 
 
 def test_rows_of_the_interventions_the_other_way():
-    found = {"interventions": arms(random=140, oracle=120, entropy=90)}
+    found = arms(random=140, oracle=120, entropy=90)
     assert from_pairs.random_control(found, subject()).judged.verdict == "differs"
     assert from_pairs.oracle(found, subject()).judged.verdict == "differs"
     assert from_pairs.gate(found, subject()).judged.verdict == "differs"
 
 
 def test_a_gate_has_nothing_to_match_where_the_teacher_is_no_better():
-    found = {"interventions": arms(teacher=80, oracle=80, entropy=80)}
+    found = arms(teacher=80, oracle=80, entropy=80)
     reading = from_pairs.gate(found, subject())
     assert reading.judged.verdict == "not enough data"
     assert "no gain" in reading.judged.why
@@ -284,23 +284,22 @@ def test_a_gate_over_half_of_the_tokens_gets_no_verdict():
     every = {"base": 80, "teacher": 160, "oracle": 160, "random": 60, "matched": 70, "entropy": 158}
     report = arms_report({arm: right(wins) for arm, wins in every.items()}, gated=25)
     shifts = shift_report([[2] + [1] * 9] * 100, [[1.5, 1.5, 1.4] + [0.2] * 7] * 100)
-    found = {"interventions": report, "shifts": shifts}
-    for read in (from_pairs.gate, from_pairs.gate_share, from_pairs.on_forks):
+    for read, found in ((from_pairs.gate, report), (from_pairs.gate_share, report), (from_pairs.on_forks, shifts)):
         reading = read(found, subject())
         assert (reading.judged.verdict, reading.judged.rule) == ("no verdict", None)
         assert "more than a fifth" in reading.judged.why
         assert "--tau-share" in reading.judged.why
         assert reading.figures
-    assert "takes 50 %" in from_pairs.gate(found, subject()).judged.why
-    assert by_construction(from_pairs.gate(found, subject()).judged).verdict == "no verdict"
-    assert from_pairs.gain(found, subject()).judged.verdict == "agrees"  # it does not lean on the gate
-    narrow = {"interventions": arms_report({arm: right(wins) for arm, wins in every.items()}, gated=10)}
+    assert "takes 50 %" in from_pairs.gate(report, subject()).judged.why
+    assert by_construction(from_pairs.gate(report, subject()).judged).verdict == "no verdict"
+    assert from_pairs.gain(report, subject()).judged.verdict == "agrees"  # it does not lean on the gate
+    narrow = arms_report({arm: right(wins) for arm, wins in every.items()}, gated=10)
     assert from_pairs.gate_share(narrow, subject()).judged.verdict == "differs"  # 19.8 %, which is judged
 
 
 def test_a_placebo_that_was_not_run_is_not_measured():
     report = replace(arms(), placebo=None)
-    assert from_pairs.placebo({"interventions": report}, subject()).judged.verdict == "not measured"
+    assert from_pairs.placebo(alike(), report, subject()).judged.verdict == "not measured"
 
 
 def test_swaps_are_weighted_by_the_probability_of_their_token():
@@ -311,7 +310,7 @@ def test_swaps_are_weighted_by_the_probability_of_their_token():
     for i in range(50):
         flips += [flip(str(i), True, 3, 0.4, True), flip(str(i), True, 3, 0.1, False)]
         flips += [flip(str(i), False, 7, 0.01, True)]
-    reading = from_sampling.swaps({"swaps": Swaps(tuple(map(str, range(50))), tuple(flips))}, subject())
+    reading = from_sampling.swaps(Swaps(tuple(map(str, range(50))), tuple(flips)), subject())
     assert reading.figures["forks"]["value"] == pytest.approx(0.4)
     assert reading.figures["elsewhere"]["value"] == pytest.approx(0.01)
     assert reading.judged.verdict == "agrees"
@@ -328,7 +327,7 @@ def test_swaps_are_weighted_by_the_probability_of_their_token():
 )
 def test_pass_at_k_stays_open_and_tells_the_trend(last, says):
     document = {"paired": [{"name": "a", "pass@k": {"1": est(0.1, 0.05, 0.15), "16": last, "4": est(0.1, 0.0, 0.2)}}]}
-    reading = from_sampling.pass_at_k({"evaluation": SimpleNamespace(json=lambda: document)}, subject())
+    reading = from_sampling.pass_at_k(SimpleNamespace(json=lambda: document), subject())
     assert reading.judged.verdict == "open in the paper"
     assert says in reading.judged.why
     assert "pass@16" in reading.text
@@ -379,7 +378,7 @@ def gained(before, after, n=200):
 
 
 def runs_in(root):
-    return {"runs": read_runs(RunStore(root), "some/model")}
+    return read_runs(RunStore(root), "some/model")
 
 
 ROWS_OF_RUNS = ("low-rank", "reasonmaxxer", "positive-only", "random-gate", "tau-range", "cost")
@@ -399,7 +398,7 @@ def test_without_runs_a_row_tells_the_command_that_would_make_one(tmp_path, name
 def test_a_broken_run_is_no_evidence(tmp_path):
     put_run(tmp_path, "odd", done=gained(80, 120))
     (tmp_path / "odd" / "config.json").write_text("{", encoding="utf-8")
-    assert runs_in(tmp_path)["runs"].all == ()
+    assert runs_in(tmp_path).all == ()
 
 
 def test_the_newest_run_counts_and_the_others_are_named(tmp_path):
@@ -565,7 +564,7 @@ def studies(monkeypatch, tmp_path):
     made = {
         "shifts": study(alike()),
         "interventions": study(arms()),
-        "runs": study(runs_in(tmp_path)["runs"], 1),
+        "runs": study(runs_in(tmp_path), 1),
     }
     monkeypatch.setattr(board_module, "STUDIES", made)
     return made

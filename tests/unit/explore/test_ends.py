@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from rmx.arguments import Sampling
-from rmx.explore import ends as module
+from rmx.explore import greedy_answers as module
 from rmx.explore.branches import swap_job
-from rmx.explore.ends import alternative_ends, fork_places
 from rmx.explore.generate import Generation, Job
+from rmx.explore.greedy_answers import alternative_ends, fork_places
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.explorer import Explorer

@@ -11,8 +11,7 @@ from rmx.data.problem_sets import load_set
 from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.generate import Generation, Job
-from rmx.explore.importance import importance, spread, spread_bounds
-from rmx.explore.outcomes import OutcomeConfig, outcomes
+from rmx.explore.outcomes import OutcomeConfig, importance, outcomes, spread, spread_bounds
 from rmx.grading.answers import StopRule, Target, reached, same_answers
 from rmx.stats.intervals import anytime, decide
 from tests.helpers.chain import END, chain, solved

@@ -12,8 +12,7 @@ from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import swap_job
 from rmx.explore.flip_rates import swaps_of
 from rmx.explore.generate import Generation, Job
-from rmx.explore.resampling import Resampling, resample
-from rmx.explore.rescue import RescueConfig, Search, rescue
+from rmx.explore.rescue import Resampling, RescueConfig, Search, resample, rescue
 from tests.helpers.chain import END, chain, solved
 
 pytestmark = pytest.mark.slow

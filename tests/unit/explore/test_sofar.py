@@ -9,8 +9,8 @@ from rmx.arguments import Sampling
 from rmx.cli.main import main
 from rmx.data.problem_sets import load_set
 from rmx.engine.batch import continue_prefixes
-from rmx.explore.answer_so_far import _mode, sentences, sofar
 from rmx.explore.generate import Generation, Job, read_job
+from rmx.explore.greedy_answers import _mode, sentences, sofar
 from rmx.models.stand_ins import scripted_model
 from tests.helpers.chain import chain, solved
 
@@ -141,7 +141,7 @@ def test_a_cancelled_job_says_what_it_has(mini):
 def test_long_solutions_take_several_batches_and_say_the_same(mini, monkeypatch):
     trace = read(mini, SOLUTION)
     *_, whole = sofar(mini, trace, known="15")
-    monkeypatch.setattr("rmx.explore.answer_so_far.POSITIONS", 1)
+    monkeypatch.setattr("rmx.explore.greedy_answers.POSITIONS", 1)
     states = list(sofar(mini, trace, known="15"))
     assert [len(s.points) for s in states] == [0, 1, 2, 3, 3]
     assert states[-1].points == whole.points

@@ -89,7 +89,7 @@ def test_rates_are_over_forks_with_intervals_over_problems():
 def read(of):
     flips = [Flip(str(i), True, 1, 0.4, False, True, True) for i in range(40)]
     flips += [Flip(str(i), False, 7, 0.01, False, i % 2 == 0, True) for i in range(40)]
-    return from_sampling.swaps({"swaps": Swaps(tuple(map(str, range(40))), tuple(flips), of)}, subject())
+    return from_sampling.swaps(Swaps(tuple(map(str, range(40))), tuple(flips), of), subject())
 
 
 def test_the_control_row_of_claims_carries_them():

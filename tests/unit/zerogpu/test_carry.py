@@ -17,11 +17,10 @@ from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import RequestOwner, current_owner, never
 from rmx.errors import ModelError, SwapError
-from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import look_ahead, search
 from rmx.explore.generate import Generation, Job
-from rmx.explore.importance import importance
-from rmx.explore.outcomes import OutcomeConfig, outcomes
+from rmx.explore.greedy_answers import sofar
+from rmx.explore.outcomes import OutcomeConfig, importance, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.models.load import Model
 from rmx.models.model_pair import make_pair

@@ -1,8 +1,14 @@
-"""The answer so far: what the model would answer if it had to, at the end of each sentence of a solution.
+"""The answers that a solution leads to greedily: at the end of each sentence, and behind each other word at its forks.
 
-After each sentence the model is made to conclude; all sentences are one batch behind the cache of the solution. The
-most frequent of these answers, the mode over the solution, stands beside the last one (after arXiv 2504.20708, which
-samples a continuation from each intermediate thought where this forces the answer at once).
+The answer so far is what the model would answer if it had to. After each sentence the model is made to conclude; all
+sentences are one batch behind the cache of the solution. The most frequent of these answers, the mode over the
+solution, stands beside the last one (after arXiv 2504.20708, which samples a continuation from each intermediate
+thought where this forces the answer at once).
+
+The ends of the alternatives are background work that nobody has asked for, so it is bounded and gives way to everything
+that people do: each fork is one batch and one turn of the engine, the most undecided fork comes first, and what is
+known already is not decoded again. An alternative that came to no end within its length has an unknown end, never a
+guessed one.
 """
 
 import re
@@ -11,12 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rmx.config import TOP_SHOWN
 from rmx.engine.batch import continue_prefixes
 from rmx.engine.fair_queue import never
 from rmx.grading.answers import Answered, equal, grade, same_answers
 from rmx.models.load import Model
-from rmx.records import Answer, TokenDist, Trace, as_json
-from rmx.zerogpu.calls import decoding, on_gpu_worker, with_alternatives_at
+from rmx.models.stopping import answer_reached, continue_rows
+from rmx.records import Answer, TokenDist, Trace, as_json, is_fork
+from rmx.zerogpu.calls import CAP, decoding, on_gpu_worker, with_alternatives_at
 
 # A line break, or a full stop, exclamation or question mark (with what closes behind it) before white space; not the
 # point of a number (3.5 has no space behind it) nor of an item's number at the start of a line ("1. First").
@@ -81,7 +89,6 @@ class SoFarPoint:
     forced: bool  # the model was made to conclude; False where the solution has given its answer already
 
     def json(self) -> dict[str, Any]:
-        """Return the point as documents hold it."""
         return {"pos": self.pos, "answer": self.answer.text, "correct": self.answer.correct, "forced": self.forced}
 
 
@@ -228,3 +235,87 @@ def _mode(answers: Sequence[Answered]) -> tuple[Answered, float | None]:
         return None, (0.0 if answers else None)
     best, times = counts.most_common(1)[0]
     return best, times / len(answers)
+
+
+# -- The ends of the alternatives at the forks ------------------------------------------------------------------------
+
+
+MOST_FORKS = 48  # of one solution whose alternatives are gone on with
+BUDGET = 10_000  # tokens of all alternatives together
+EXTRA = 32  # tokens that an alternative may have beyond twice the rest of the solution
+
+
+@dataclass(frozen=True, slots=True)
+class AlternativeEnd:
+    """What one alternative leads to."""
+
+    id: int  # of the token
+    answer: Answer | None  # None: it came to no end within its length
+
+    def message(self) -> list[Any]:
+        """Return the end as the page reads it: [id, text, correct], or [id] where the end is unknown."""
+        return [self.id] if self.answer is None else [self.id, self.answer.text, self.answer.correct]
+
+
+@dataclass(frozen=True, slots=True)
+class AlternativeEnds:
+    """The ends that are known so far, by the position of their fork; each record holds everything so far."""
+
+    found: dict[int, tuple[AlternativeEnd, ...]]
+    tokens_spent: int
+    complete: bool = False  # nothing that was to be decoded is left
+    done: bool = False
+
+    def message(self) -> dict[str, Any]:
+        """Return the message for the page; the caller adds "run" and "job"."""
+        known = [[pos, [end.message() for end in self.found[pos]]] for pos in sorted(self.found)]
+        return {"kind": "ends", "ends": known, "complete": self.complete, "done": self.done}
+
+
+def fork_places(trace: Trace, tau: float) -> list[int]:
+    """The positions whose alternatives are worth going on with: forks above `tau`, the most undecided first."""
+    forks = [t for t in trace.tokens if is_fork(t.entropy, tau)]
+    return [t.pos for t in sorted(forks, key=lambda t: -t.entropy)[:MOST_FORKS]]
+
+
+@on_gpu_worker(
+    seconds=lambda *_, **__: float(CAP),  # how long the alternatives are is not known before
+    slim=lambda trace, places: (with_alternatives_at(trace, lambda t: t.pos in set(places)), places),
+    ended=lambda state: replace(state, done=True),
+)
+def alternative_ends(
+    model: Model,
+    trace: Trace,
+    places: Sequence[int],
+    *,
+    known: str | None = None,
+    budget: int = BUDGET,
+    cancelled: Callable[[], bool] = never,
+) -> Iterator[AlternativeEnds]:
+    """Decode each alternative at each of `places` greedily to its end; yields the state after each place.
+
+    The engine's turn is taken for each place. It ends where it is cancelled, or where the budget would not do for as
+    many tokens as the solution has left. The last record has `done`.
+
+    Args:
+        trace: a finished solution. places: positions of it, in the order of the work.
+        known: the right answer; without it nothing is graded.
+        budget: tokens over all alternatives.
+    """
+    found: dict[int, tuple[AlternativeEnd, ...]] = {}
+    spent = 0
+    for pos in places:
+        kept, rest = trace.ids[:pos], len(trace.tokens) - pos
+        ids = [c.id for c in trace.tokens[pos].top[:TOP_SHOWN] if c.id != trace.tokens[pos].id]
+        most = min(2 * rest + EXTRA, (budget - spent) // max(1, len(ids)))
+        if cancelled() or most < rest:
+            break
+        about: dict[str, Any] = {"max_new": most, "adapter": trace.adapter, "cancelled": cancelled}
+        rows = continue_rows(model, trace.prompt_ids, kept, [(i,) for i in ids], **about) if ids else []
+        if cancelled():
+            break
+        spent += sum(map(len, rows))
+        answers = [answer_reached(model, trace.prompt_ids, [*kept, *row], known) for row in rows]
+        found[pos] = tuple(AlternativeEnd(row[0], answer) for row, answer in zip(rows, answers, strict=True))
+        yield AlternativeEnds(dict(found), spent)
+    yield AlternativeEnds(dict(found), spent, complete=not cancelled(), done=True)
