@@ -9,23 +9,15 @@ from typing import Any
 from rmx.arguments import Flag, argument
 from rmx.cli.options import Place, add_options, add_request, document_of, read_text, request_of, show, study
 from rmx.errors import RmxError
+from rmx.service import requests
 from rmx.service.checks import Request
-from rmx.service.requests import (
-    InterveneRequest,
-    OutcomesRequest,
-    RescueRequest,
-    ShiftsRequest,
-    SofarRequest,
-    SwapRequest,
-    TraceRequest,
-)
 from rmx.stats.text import MISSING, in_format
 from rmx.storage.safe_files import write_text
 
 
 def define_trace(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx trace`."""
-    add_request(parser, TraceRequest)
+    add_request(parser, requests.TraceRequest)
     parser.set_defaults(run=run_trace)
     forced = "force this token there and go on; may be given several times"
     parser.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help=forced)
@@ -45,9 +37,7 @@ class _Teller:
 
 
 def _share(estimate: dict[str, Any]) -> str:
-    if estimate["value"] is None:
-        return "-"
-    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+    return "-" if estimate["value"] is None else in_format(estimate, "{:.2f}", " ({:.2f} to {:.2f})")
 
 
 # -- trace ------------------------------------------------------------------------------------------------------------
@@ -57,8 +47,8 @@ def run_trace(args: argparse.Namespace) -> None:
     """Show one solution, or with `--swap` several."""
     if args.swap and args.read is not None:
         raise RmxError("--read scores a text and --swap makes new ones; use one of them.")
-    asked = request_of(args, SwapRequest, swaps=",".join(args.swap)) if args.swap else request_of(args, TraceRequest)
-    found = document_of(args, asked)
+    asked = {"swaps": ",".join(args.swap)} if args.swap else {}
+    found = document_of(args, request_of(args, requests.SwapRequest if args.swap else requests.TraceRequest, **asked))
     traces = found if args.swap else [found]
     show(args, found, lambda _: "\n".join(map(_plain, traces)))
     if args.tau_share is not None and not args.json:
@@ -82,16 +72,14 @@ def _plain(trace: dict[str, Any]) -> str:
 
 def run_outcomes(args: argparse.Namespace) -> None:
     """Show what the alternatives of one place, or of all forks, are worth."""
-    line, table = (_curve_line, _curve_table) if args.pos is None else (_outcomes_line, _outcomes_table)
-    show(args, document_of(args, request_of(args, OutcomesRequest), _Teller(line)), table)
+    request = request_of(args, requests.OutcomesRequest)
 
+    def line(state: Any) -> str:
+        if request.pos is None:
+            return f"{state.at} of {state.of} forks"
+        return f"{max(a.samples for a in state.alternatives)} samples each: {state.verdict}"
 
-def _outcomes_line(state: Any) -> str:
-    return f"{max(a.samples for a in state.alternatives)} samples each: {state.verdict}"
-
-
-def _curve_line(state: Any) -> str:
-    return f"{state.at} of {state.of} forks"
+    show(args, document_of(args, request, _Teller(line)), _curve_table if request.pos is None else _outcomes_table)
 
 
 def _outcomes_table(found: dict[str, Any]) -> str:
@@ -128,7 +116,7 @@ def _curve_table(found: dict[str, Any]) -> str:
 def run_rescue(args: argparse.Namespace) -> None:
     """Show the fewest swaps that turn the answer."""
     tell = _Teller(lambda state: state.sentence)
-    show(args, document_of(args, request_of(args, RescueRequest), tell), _rescue_table)
+    show(args, document_of(args, request_of(args, requests.RescueRequest), tell), _rescue_table)
 
 
 def _rescue_table(found: dict[str, Any]) -> str:
@@ -147,7 +135,7 @@ def _rescue_table(found: dict[str, Any]) -> str:
 
 def run_sofar(args: argparse.Namespace) -> None:
     """Show the answer at the end of each sentence."""
-    show(args, document_of(args, request_of(args, SofarRequest)), _sofar_table)
+    show(args, document_of(args, request_of(args, requests.SofarRequest)), _sofar_table)
 
 
 def _sofar_table(found: dict[str, Any]) -> str:
@@ -163,14 +151,14 @@ def _sofar_table(found: dict[str, Any]) -> str:
 
 def define_intervene(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx intervene`."""
-    add_request(parser, InterveneRequest)
+    add_request(parser, requests.InterveneRequest)
     parser.add_argument("--csv", metavar="FILE", help="also write one line per problem and arm")
     parser.set_defaults(run=run_intervene)
 
 
 def run_shifts(args: argparse.Namespace) -> None:
     """Show where two models part on one solution, or over a set."""
-    request = request_of(args, ShiftsRequest)
+    request = request_of(args, requests.ShiftsRequest)
     if request.prompt is not None or request.problem is not None:
         show(args, document_of(args, request), _map_text)
         return
@@ -185,7 +173,7 @@ def run_intervene(args: argparse.Namespace) -> None:
     """Show what patching tokens of the base does to its answers."""
     from rmx.compare.intervene_set import arms_csv
 
-    request = request_of(args, InterveneRequest)
+    request = request_of(args, requests.InterveneRequest)
     found = study(args, request, lambda report: ("problems", len(report.problems), report.of, ""))
     if args.csv:
         write_text(args.csv, arms_csv(found))
@@ -197,13 +185,11 @@ def run_intervene(args: argparse.Namespace) -> None:
 
 def _map_text(found: dict[str, Any]) -> str:
     """A completion with its disagreements in brackets: base's token → adapted model's."""
-    marks = {"unshifted": "", "reranked": "", "shifted": "!"}
-    shown = "".join(
-        t["text"]
-        if t["class"] == "unshifted"
-        else f"[{t['base']['top'][0]['text']} →{t['adapted']['top'][0]['text']}{marks[t['class']]}|{t['kl']:.2f}]"
-        for t in found["tokens"]
-    )
+    shown = ""
+    for t in found["tokens"]:
+        base, adapted = (t[side]["top"][0]["text"] for side in ("base", "adapted"))
+        mark = "!" if t["class"] == "shifted" else ""
+        shown += t["text"] if t["class"] == "unshifted" else f"[{base} →{adapted}{mark}|{t['kl']:.2f}]"
     return (
         f"{shown}\n  {found['positions']} tokens, {found['disagreements']} disagreements "
         f"({found['near_ties']} near ties) · answer {found['answer']['text']} · {found['base_check']['sentence']}"
@@ -302,13 +288,8 @@ def _export(args: argparse.Namespace) -> None:
     tree = read_any(read_text(asked.trace))
     texts = tree_texts(replace(tree, title=asked.title) if asked.title else tree)
     for kind, path in wanted.items():
-        if path:
-            _write(path, texts[kind]())
-
-
-def _write(path: str, text: str) -> None:
-    if path == "-":
-        print(text)
-        return
-    write_text(path, text)
-    print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)
+        if path == "-":
+            print(texts[kind]())
+        elif path:
+            write_text(path, text := texts[kind]())
+            print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)

@@ -131,15 +131,9 @@ def _bench(args: argparse.Namespace) -> None:
     else:
         from rmx.bench.run import run
 
-        about: dict[str, Any] = {
-            "device": asked.device,
-            "dtype": asked.dtype,
-            "rounds": asked.rounds,
-            "placing": asked.placing(),
-        }
-        forks = asked.model_dump(include={"limit", "seed", "temperature"}) if asked.what == "forks" else {}
-        found = run(asked.what, model=asked.model, **about, **forks)
-        hidden = set()
+        used = {"model", "device", "dtype", "rounds"}
+        used |= {"limit", "seed", "temperature"} if asked.what == "forks" else set()
+        found, hidden = run(asked.what, placing=asked.placing(), **asked.model_dump(include=used)), set()
     print(json.dumps(found) if args.json else _table({k: _figure(v) for k, v in found.items() if k not in hidden}))
 
 
@@ -170,12 +164,7 @@ def define_api(api: argparse.ArgumentParser) -> None:
 def define_doctor(doctor: argparse.ArgumentParser) -> None:
     """Options of `rmx doctor`."""
     doctor.add_argument("--json", action="store_true", help=JSON_HELP)
-    doctor.set_defaults(run=_doctor)
-
-
-def _doctor(args: argparse.Namespace) -> None:
-    found = report()
-    print(json.dumps(found) if args.json else _table(found))
+    doctor.set_defaults(run=lambda args: print((json.dumps if args.json else _table)(report())))
 
 
 def report() -> dict[str, Any]:

@@ -34,7 +34,7 @@ VERBS = {
     "locator": ("does high entropy find the tokens that decide?", "sets"),
     "rollouts": ("sample and grade solutions of the base, with entropies", "train"),
     "train": ("ReasonMaxxer: rollouts, gate, contrastive LoRA", "train"),
-    "recipe": ("the commands that make a real pair and measure it: RL, ReasonMaxxer, test, claims", "real_pair"),
+    "recipe": ("the commands that make a real pair and measure it: RL, ReasonMaxxer, test, claims", "train"),
     "distill": ("a LoRA on the base that follows a teacher's distributions", "train"),
     "eval": ("accuracy with intervals: greedy, pass@k, majority; models side by side", "sets"),
     "runs": ("list, show, stop, resume and remove training runs", "runs"),

@@ -269,9 +269,4 @@ def _numbers(text: str) -> list[int]:
 
 
 # How the words behind an option become the value of the argument, where they are not the value.
-READERS: dict[str, Callable[[str], Any]] = {
-    "read": read_text,
-    "template": _template,
-    "prompt_ids": _token_ids,
-    "k": _numbers,
-}
+READERS = dict[str, Callable[[str], Any]](read=read_text, template=_template, prompt_ids=_token_ids, k=_numbers)
