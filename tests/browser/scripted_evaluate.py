@@ -18,7 +18,6 @@ from rmx.ui.jobs.evaluator import EvalJob, Evaluator
 from rmx.ui.server.web_app import add_file_routes
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.evaluate_tab import EvaluateTab, build_evaluate_tab
-from rmx.ui.tabs.form_parts import nobody
 
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"
 NUMBERS, WORDINGS = "held-out numbers", "held-out wordings"
@@ -159,7 +158,7 @@ def build(runs: Path) -> gr.Blocks:
             with gr.Tab("Other", id="other"):
                 gr.Markdown("Nothing")
         wire(demo, tab, quiet)
-    demo.add_routes = lambda api: add_file_routes(api, {"problems": evaluator.take_file}, nobody)
+    demo.add_routes = lambda api: add_file_routes(api, {"problems": evaluator.take_file})
     return demo.queue(api_open=False)
 
 
