@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from rmx.arguments import Flag, argument
-from rmx.cli.options import Place, add_options, add_request, document_of, read_text, request_of, show, study
+from rmx.cli.options import Command, Place, add_request, document_of, read_text, request_of, show, study
 from rmx.errors import RmxError
 from rmx.service import requests
-from rmx.service.checks import Request
 from rmx.stats.text import MISSING, in_format
 from rmx.storage.safe_files import write_text
 
@@ -259,8 +258,10 @@ def _arms_table(found: dict[str, Any]) -> str:
 # -- export -----------------------------------------------------------------------------------------------------------
 
 
-class ExportCommand(Request):
+class ExportCommand(Command):
     """Write a solution that is there as files."""
+
+    json_help = None
 
     trace: str = argument(
         "what rmx trace --json printed, or a tree ('-' = stdin)", Flag("trace", "TRACE.json", required=True), default=""
@@ -271,25 +272,17 @@ class ExportCommand(Request):
     csv: str | None = argument("the tokens of that branch as a table", Flag(metavar="OUT"))
     title: str | None = argument("the problem, where the file does not hold it", Flag(metavar="TEXT"))
 
+    def run(self, args: argparse.Namespace) -> None:
+        from rmx.trees.tree_page import read_any, tree_texts
 
-def define_export(export: argparse.ArgumentParser) -> None:
-    """Options of `rmx export`."""
-    add_options(export, ExportCommand)
-    export.set_defaults(run=_export)
-
-
-def _export(args: argparse.Namespace) -> None:
-    from rmx.trees.tree_page import read_any, tree_texts
-
-    asked = request_of(args, ExportCommand)
-    wanted = {"html": asked.html, "json": asked.tree, "svg": asked.svg, "csv": asked.csv}
-    if not any(wanted.values()):
-        raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")
-    tree = read_any(read_text(asked.trace))
-    texts = tree_texts(replace(tree, title=asked.title) if asked.title else tree)
-    for kind, path in wanted.items():
-        if path == "-":
-            print(texts[kind]())
-        elif path:
-            write_text(path, text := texts[kind]())
-            print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)
+        wanted = {"html": self.html, "json": self.tree, "svg": self.svg, "csv": self.csv}
+        if not any(wanted.values()):
+            raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")
+        tree = read_any(read_text(self.trace))
+        texts = tree_texts(replace(tree, title=self.title) if self.title else tree)
+        for kind, path in wanted.items():
+            if path == "-":
+                print(texts[kind]())
+            elif path:
+                write_text(path, text := texts[kind]())
+                print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)

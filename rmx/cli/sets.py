@@ -42,12 +42,7 @@ def listed() -> list[dict[str, Any]]:
 
     rows = []
     for name, info in SETS.items():
-        what = {
-            "name": name,
-            "title": info.title,
-            "splits": sizes(name),
-            "hub": REPOSITORIES.get(name),
-        }  # null: bundled
+        what = {"name": name, "title": info.title, "splits": sizes(name), "hub": REPOSITORIES.get(name)}
         rows.append(what | {"licence": info.licence, "source": info.source, "note": info.note or None})
     return rows
 

@@ -80,9 +80,9 @@ class Teller:
         return f"check      at {f['optimizer_step']:4d}: pass@1 {percent(f['pass@1'])}{against}{gap}"
 
     def _tau(self, f: dict[str, Any]) -> str:
-        said = (
-            f"{percent(f['validation'])} on validation ({points(f['vs_base'])}), {f['best']}" if f["best"] else "none"
-        )
+        said = "none"
+        if f["best"]:
+            said = f"{percent(f['validation'])} on validation ({points(f['vs_base'])}), {f['best']}"
         return f"threshold  tau {f['tau']:g} nats, {f['nth']} of {f['of']}: {100 * f['share']:.2f} % gated; best {said}"
 
     def _guard(self, f: dict[str, Any]) -> str:

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 
 from rmx.arguments import Flag, argument
 from rmx.cli import options
-from rmx.cli.options import ModelRequest, add_options, changed_fields, default_model, recipe_of, request_of, style_of
-from rmx.cli.terminal import JSON_HELP, DistillTeller, Teller
+from rmx.cli.options import Command, ModelRequest, changed_fields, default_model, recipe_of, request_of, style_of
+from rmx.cli.terminal import DistillTeller, Teller
 from rmx.errors import RmxError, TrainError
 from rmx.models.presets import SMOLLM2
 from rmx.progress import Progress
@@ -29,7 +29,6 @@ from rmx.recipes.job import DistillJob, TrainJob, resolved
 from rmx.recipes.recipe import NONE, DistillRecipe, field_types
 from rmx.runs.folder import CONFIG, RunFolder
 from rmx.runs.store import RunStore
-from rmx.service.checks import Request
 from rmx.storage.safe_files import sendable
 from rmx.train.drive import drive
 
@@ -68,9 +67,27 @@ class RolloutsCommand(SamplingCommand):
     )
     format: Literal["rmx", "official"] | None = argument("official: selected and scored")
 
+    def run(self, args: argparse.Namespace) -> None:
+        from rmx.train.data_stages import sample_to_file
+
+        self.check()
+        about: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "style": style_of(args)}
+        who = self.model or default_model(), self.set or "mini", recipe_of(args)
+        job = TrainJob(*who, server=self.server, **about)
+        out, figures, tell = Path(self.out).absolute(), dict[str, Any](), Teller()
+        for kind, told in sample_to_file(job, out, official=self.format == "official"):
+            figures = told if kind == "rollouts" else figures
+            if kind == "stage" or not args.json:
+                tell(kind, told)
+        tell.progress.close()
+        if args.json:
+            print(json.dumps(figures | {"file": str(out)}))
+
 
 class TrainCommand(SamplingCommand):
     """Train a LoRA at the forks of graded solutions."""
+
+    json_help = "one JSON line per micro-batch, and a last one"
 
     from_rollouts: str | None = argument("rollouts that are there already (ours or official)", Flag(metavar="FILE"))
     init_adapter: str | None = argument("an adapter that is trained further", Flag(metavar="DIR"))
@@ -82,9 +99,22 @@ class TrainCommand(SamplingCommand):
     sweep_tau: str | None = argument("one adapter for each threshold in nats; validation chooses", Flag(metavar="A,B"))
     dry_run: bool = argument("stop after the gate and say what training would cost", default=False)
 
+    def run(self, args: argparse.Namespace) -> None:
+        self.check()
+        folder = _resumed(args, self) if self.resume else _new_run(job_of(args), self.out)
+        if self.dry_run and folder.config.get("kind") == "sweep":
+            raise RmxError(recipes.NO_DRY)
+        if not args.json:
+            print(f"run {folder.id} in {folder.path}", flush=True)
+        distilled = folder.config.get("kind") == "distill"  # a resumed run may be of either kind
+        teller = DistillTeller() if distilled else Teller()
+        drive(folder, dry=self.dry_run, tell=_json_lines(folder, self.dry_run) if args.json else teller)
+
 
 class DistillCommand(TrainingCommand):
     """Train a LoRA that follows a teacher's distributions."""
+
+    json_help = "one JSON line per update and check, and a last one"
 
     teacher: str | None = argument("the teacher: a checkpoint, or an adapter on the base", Flag(metavar="S"))
     set: SetName = None
@@ -92,30 +122,34 @@ class DistillCommand(TrainingCommand):
     out: OutFolder = None
     resume: Resumed = None
 
+    def run(self, args: argparse.Namespace) -> None:
+        self.check()
+        if self.resume:
+            folder = _resumed_distillation(args, self)
+        else:
+            out = Path(self.out).absolute() if self.out else None
+            folder = RunStore().create(distill_job_of(args), kind="distill", path=out)
+        if not args.json:
+            print(f"run {folder.id} in {folder.path}", flush=True)
+        drive(folder, tell=_distill_json_lines() if args.json else DistillTeller())
+
 
 def define_rollouts(rollouts: argparse.ArgumentParser) -> None:
     """Options of `rmx rollouts`."""
-    _define(rollouts, RolloutsCommand, JSON_HELP, _rollouts)
+    options.add_style(rollouts)
     options.add_recipe(rollouts, (*SAMPLING, "select", "trim", "tau", "tau_share"))
 
 
 def define_train(train: argparse.ArgumentParser) -> None:
     """Options of `rmx train`."""
-    _define(train, TrainCommand, "one JSON line per micro-batch, and a last one", _train)
+    options.add_style(train)
     options.add_recipe(train)
 
 
 def define_distill(distill: argparse.ArgumentParser) -> None:
     """Options of `rmx distill`."""
-    _define(distill, DistillCommand, "one JSON line per update and check, and a last one", _distill)
+    options.add_style(distill)
     options.add_flags(distill.add_argument_group("recipe (defaults: the preset's)"), DistillRecipe)
-
-
-def _define(parser: argparse.ArgumentParser, command: type[TrainingCommand], json_help: str, run: Any) -> None:
-    add_options(parser, command)
-    parser.add_argument("--json", action="store_true", help=json_help)
-    options.add_style(parser)
-    parser.set_defaults(run=run)
 
 
 def _find_run(resumed: str) -> RunFolder:
@@ -151,18 +185,6 @@ def _taus(args: argparse.Namespace, asked: TrainCommand) -> tuple[float, ...]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RmxError(recipes.ONE_PROCESS)
     return recipes.taus_of(asked.sweep_tau)
-
-
-def _train(args: argparse.Namespace) -> None:
-    asked = request_of(args, TrainCommand)
-    asked.check()
-    folder = _resumed(args, asked) if asked.resume else _new_run(job_of(args), asked.out)
-    if asked.dry_run and folder.config.get("kind") == "sweep":
-        raise RmxError(recipes.NO_DRY)
-    if not args.json:
-        print(f"run {folder.id} in {folder.path}", flush=True)
-    teller = DistillTeller if folder.config.get("kind") == "distill" else Teller  # a resumed run may be of either kind
-    drive(folder, dry=asked.dry_run, tell=_json_lines(folder, asked.dry_run) if args.json else teller())
 
 
 def _new_run(job: TrainJob, named: str | None) -> RunFolder:
@@ -235,23 +257,6 @@ def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]
 # -- rmx rollouts -----------------------------------------------------------------------------------------------------
 
 
-def _rollouts(args: argparse.Namespace) -> None:
-    from rmx.train.data_stages import sample_to_file
-
-    asked = request_of(args, RolloutsCommand)
-    asked.check()
-    about: dict[str, Any] = {"server": asked.server, "device": asked.device, "dtype": asked.dtype}
-    job = TrainJob(asked.model or default_model(), asked.set or "mini", recipe_of(args), style=style_of(args), **about)
-    out, figures, tell = Path(asked.out).absolute(), dict[str, Any](), Teller()
-    for kind, told in sample_to_file(job, out, official=asked.format == "official"):
-        figures = told if kind == "rollouts" else figures
-        if kind == "stage" or not args.json:
-            tell(kind, told)
-    tell.progress.close()
-    if args.json:
-        print(json.dumps(figures | {"file": str(out)}))
-
-
 # -- rmx distill ------------------------------------------------------------------------------------------------------
 
 
@@ -267,19 +272,6 @@ def distill_job_of(args: argparse.Namespace) -> DistillJob:
     recipe = recipes.DISTILL_PRESETS[preset].with_(**changed_fields(args, field_types(DistillRecipe)))
     who = model, asked.set or "mini", asked.adapter, asked.teacher
     return resolved(DistillJob(*who, recipe, asked.device, asked.dtype, style_of(args), preset))
-
-
-def _distill(args: argparse.Namespace) -> None:
-    asked = request_of(args, DistillCommand)
-    asked.check()
-    if asked.resume:
-        folder = _resumed_distillation(args, asked)
-    else:
-        out = Path(asked.out).absolute() if asked.out else None
-        folder = RunStore().create(distill_job_of(args), kind="distill", path=out)
-    if not args.json:
-        print(f"run {folder.id} in {folder.path}", flush=True)
-    drive(folder, tell=_distill_json_lines() if args.json else DistillTeller())
 
 
 def _resumed_distillation(args: argparse.Namespace, asked: DistillCommand) -> RunFolder:
@@ -327,8 +319,10 @@ ARMS: dict[str, tuple[str, ...]] = {
 DONE = ".done"
 
 
-class RecipeCommand(Request):
+class RecipeCommand(Command):
     """Print or run the commands that make a pair on any base and measure it."""
+
+    json_help = "print the commands as one JSON document"
 
     name: Literal["real-pair"] = argument("real-pair: RL and ReasonMaxxer on one base", Flag("name", required=True))
     model: str = argument("the base: any model spec", Flag(metavar="S"), default=SMOLLM2)
@@ -351,6 +345,15 @@ class RecipeCommand(Request):
     limit: int = argument("problems of the test split", default=320, ge=1)
     n: int = argument("samples of each of them, beside the greedy answer", default=0, ge=0)
     claims: int = argument("problems of the test split that the claims are measured on", default=300, ge=1)
+
+    def run(self, args: argparse.Namespace) -> None:
+        stages = stages_of(self)
+        if self.go:
+            run_stages(stages, Path(self.out))
+        elif args.json:
+            print(json.dumps({"recipe": self.name, "stages": [{"name": s.name, "command": s.line()} for s in stages]}))
+        else:
+            print("\n".join(stage.line() for stage in stages))
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,24 +426,6 @@ def stages_of(o: RecipeCommand) -> list[Stage]:
         *style, "--html", str(out / f"{CLAIMS}.html"), "--json", output=out / f"{CLAIMS}.json",
     )  # fmt: skip
     return found
-
-
-def define_recipe(recipe: argparse.ArgumentParser) -> None:
-    """Options of `rmx recipe`."""
-    add_options(recipe, RecipeCommand)
-    recipe.add_argument("--json", action="store_true", help="print the commands as one JSON document")
-    recipe.set_defaults(run=_recipe)
-
-
-def _recipe(args: argparse.Namespace) -> None:
-    asked = request_of(args, RecipeCommand)
-    stages = stages_of(asked)
-    if asked.go:
-        run_stages(stages, Path(asked.out))
-    elif args.json:
-        print(json.dumps({"recipe": asked.name, "stages": [{"name": s.name, "command": s.line()} for s in stages]}))
-    else:
-        print("\n".join(stage.line() for stage in stages))
 
 
 def run_stages(stages: Sequence[Stage], out: Path) -> None:
