@@ -92,9 +92,8 @@ def _one(request: requests.ShiftsRequest, options: PairOptions, site: Site, canc
 def _job(request: requests.ShiftsRequest, options: PairOptions, pair: Pair) -> MapJob:
     """What to map: a prompt, and whose completion of it."""
     if (request.prompt is None) == (request.problem is None):
-        raise PromptError(
-            "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."
-        )
+        each = "a PROMPT, --problem ID, or --limit N for the first N problems of --set"
+        raise PromptError(f"Give exactly one of: {each}.")
     ids, known = prompt_of(request, pair.base)
     sampling = Sampling(request.temperature, request.top_p, request.seed, options.max_new_tokens)
     job = MapJob(ids, sampling, options.threshold(pair.base), request.source, known)

@@ -20,7 +20,7 @@ from rmx.models.workspace import Workspace
 from rmx.service.studies import claims_command
 from rmx.storage.job_store import JobStore
 from rmx.ui.jobs import page_jobs
-from rmx.ui.jobs.page_jobs import FAULT, RECORDED, Message, PageJob, field_of
+from rmx.ui.jobs.page_jobs import FAULT, RECORDED, STATE_INTERVAL, Message, PageJob, field_of
 
 log = logging.getLogger(__name__)
 FACTS = ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")  # of a report
@@ -66,12 +66,9 @@ class Claims:
         def finish() -> None:
             job.done, job.before = True, None
 
-        steps, full = (
-            page_jobs.report_steps(job, lambda: self._board(job)),
-            partial(out_of_memory, "Take smaller models."),
-        )
-        message, interval = partial(self.message, job), page_jobs.STATE_INTERVAL
-        return page_jobs.stream_job(job, steps, message, interval, full=full, finish=finish)
+        steps, message = page_jobs.report_steps(job, lambda: self._board(job)), partial(self.message, job)
+        full = partial(out_of_memory, "Take smaller models.")
+        return page_jobs.stream_job(job, steps, message, STATE_INTERVAL, full=full, finish=finish)
 
     def _board(self, job: ClaimsJob) -> Board:
         """The rows to measure, with what is known of them."""

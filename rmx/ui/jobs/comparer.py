@@ -178,9 +178,8 @@ def aligned_rows(
 
 
 def _map_token(found: ShiftMap, s: Shift, special: frozenset[int]) -> list[Any]:
-    flags = (
-        NEAR * s.near_tie(found.tolerance) | FORK * is_fork(s.base.entropy, found.job.tau) | SPECIAL * (s.id in special)
-    )
+    flags = NEAR * s.near_tie(found.tolerance) | SPECIAL * (s.id in special)
+    flags |= FORK * is_fork(s.base.entropy, found.job.tau)
     p, q = (round(float(torch.tensor(v.logp).exp()), 6) for v in (s.base, s.adapted))
     kl, h, g = round(s.kl, 5), round(s.base.entropy, 4), round(s.adapted.entropy, 4)
     return [s.text, CLASSES[s.kind], flags, kl, h, g, p, q]
@@ -310,6 +309,7 @@ def known_part(decoded: list[Patched], budget: int | None) -> tuple[Patched, ...
 # -- The road, from what a page asks to jobs and their messages --------------------------------------------------------
 
 
+SLOW = "At this size the other model's own solution takes a while: it is written only when asked for."
 SMALL = 20e6  # parameters up to which noise and placebo are measured without being asked
 
 
@@ -412,9 +412,8 @@ class Comparer:
                 self.jobs.grow(one)
 
         steps = page_jobs.report_steps(run, lambda: run.reports) if isinstance(run, SetRun) else self._steps(run)
-        return page_jobs.stream_job(
-            run, steps, run.message, run.interval, full=full, finish=finish, made=lambda: run.made
-        )
+        about: dict[str, Any] = {"full": full, "finish": finish, "made": lambda: run.made}
+        return page_jobs.stream_job(run, steps, run.message, run.interval, **about)
 
     def _steps(self, run: MapRun | PatchRun) -> Iterator[bool]:
         """Wait, then read, write or patch; yields True while it waits, False after each token."""
@@ -453,9 +452,7 @@ class Comparer:
             run.unwritten = "The comparison was stopped before the other model's own solution was written."
             return
         if engine.remote is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
-            run.unwritten = (
-                "At this size the other model's own solution takes a while: it is written only when asked for."
-            )
+            run.unwritten = SLOW
             return
         job, pair = run.job, run.pair
         run.unwritten = "The models were busy with other work, so the other model's own solution was not written."

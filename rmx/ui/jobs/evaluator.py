@@ -252,10 +252,8 @@ class Evaluator:
         if n > 1 and temperature == 0:
             raise RmxError("At temperature 0 all samples are the same. Raise it, or ask for 0 samples: greedy only.")
         set_name, own = self._set(form, paths)
-        adapters, limit = (
-            _adapters(form.get("adapters")),
-            whole(form.get("limit"), "number of problems", 1, most_problems),
-        )
+        adapters = _adapters(form.get("adapters"))
+        limit = whole(form.get("limit"), "number of problems", 1, most_problems)
         top_p, seed = number(form.get("top_p"), "top-p", 0.01, 1.0), whole(form.get("seed"), "seed", 0, 2**31 - 1)
         most = whole(form.get("max_new_tokens"), "most tokens", 1, int(form.get("most") or 65536))
         style = from_form(*(form.get(name) for name in STYLE_FORM))
@@ -275,9 +273,9 @@ class Evaluator:
         if not name:
             raise ProblemError("Choose a problem set first.")
         if split_name(name)[0] not in SETS and not paths:
-            known = ", ".join(self.workspace.policy.problem_sets())
+            known = f"Sets are {', '.join(self.workspace.policy.problem_sets())}"
             raise ProblemError(
-                f"There is no problem set '{name[:80]}'. Sets are {known}; for problems of your own choose '{OWN}'."
+                f"There is no problem set '{name[:80]}'. {known}; for problems of your own choose '{OWN}'."
             )
         if not paths:
             self.workspace.policy.admit_set(name)
@@ -444,6 +442,5 @@ def table(document: Mapping[str, Any]) -> str:
             greedy = found.get("greedy") or {}
             first = [greedy.get(key) for key in of_greedy]
             rows.append([*about, name, *first, *(found.get(key) for key in counts)])
-    return page_jobs.csv_text(
-        [*about_problem, "known", "model", *(f"greedy_{key}" for key in of_greedy), *counts], rows
-    )
+    heads = [*about_problem, "known", "model", *(f"greedy_{key}" for key in of_greedy), *counts]
+    return page_jobs.csv_text(heads, rows)

@@ -165,10 +165,8 @@ class Explorer:
         for place in places if isinstance(places, list) else []:
             run, pos = self.runs.find(field_of(place, "run")), field_of(place, "pos")
             if run is not None and type(pos) is int and 0 <= pos < len(run.tokens) and len(found) < MOST:
-                if (before := len(run.job.prompt_ids) + pos) > most:
-                    raise TrainError(
-                        f"{before:,} tokens stand before this place; {most:,} are the most that a pin holds."
-                    )
+                if (at := len(run.job.prompt_ids) + pos) > most:
+                    raise TrainError(f"{at:,} tokens stand before this place; {most:,} are the most that a pin holds.")
                 found.setdefault((run.id, pos), _pin(run, pos))
         return list(found.values())
 
@@ -300,9 +298,9 @@ class Measurement(PageJob):
 class Measurements:
     """The measuring jobs of all pages."""
 
-    def __init__(self, explorer: Explorer, keep: int = 400) -> None:
+    def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        self.jobs: JobStore[Measurement] = JobStore("This measurement is over.", most=keep)
+        self.jobs: JobStore[Measurement] = JobStore("This measurement is over.", most=400)
 
     def start(self, kind: str, data: object) -> Measurement:
         """Make a job, not begun yet.

@@ -30,7 +30,7 @@ from rmx.ui.tabs.explore_form import BASE
 from rmx.ui.tabs.explore_tab import ExploreTab
 from rmx.ui.tabs.form_parts import LIGHT, QUIET, StreamTab
 from rmx.ui.views import build_view
-from rmx.ui.visitor_cookie import Owners, is_loopback
+from rmx.ui.visitor_cookie import Owners
 
 FIRST_ADAPTER, FIRST_LIMIT = "rl", 100
 KEY = "rmx-evaluation"  # of the browser tab's own storage
@@ -93,15 +93,14 @@ class EvaluateTab(StreamTab):
     view: gr.HTML
     kept: gr.Textbox  # the evaluation that this browser tab was looking at
 
-    def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners | None = None) -> None:
+    def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners) -> None:
         super().__init__(evaluator.jobs)
         self.evaluator, self.settings, self.owners = evaluator, settings, owners
 
     def asked(self, request: gr.Request, values: tuple[Any, ...]) -> EvaluateForm:
         """Check what the form asks for. Only the machine's owner has its files read."""
         form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
-        admin = is_loopback(self.settings.host) if self.owners is None else self.owners.visitor_of(request).admin
-        return self.evaluator.asked(form, paths=admin)
+        return self.evaluator.asked(form, paths=self.owners.visitor_of(request).admin)
 
     def evaluate(self, request: gr.Request, *values: Any) -> Message:
         """Begin an evaluation; the page follows it."""
@@ -142,9 +141,7 @@ class EvaluateTab(StreamTab):
             self.visitors.follow(request.session_hash, job)
 
 
-def build_evaluate_tab(
-    evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners | None = None
-) -> EvaluateTab:
+def build_evaluate_tab(evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners) -> EvaluateTab:
     """Lay the tab out inside an open gr.Tab and wire it."""
     tab = EvaluateTab(evaluator, settings, owners)
     with gr.Row(elem_id="evaluation", equal_height=False):
