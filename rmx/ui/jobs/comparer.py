@@ -31,16 +31,7 @@ from rmx.service.checks import Limits
 from rmx.storage.job_store import JobStore, MemoryShares
 from rmx.ui.jobs import page_jobs
 from rmx.ui.jobs.explorer import check_texts
-from rmx.ui.jobs.page_jobs import (
-    INTERVAL,
-    PATIENCE,
-    SET_RUNS,
-    STATE_INTERVAL,
-    Message,
-    PageJob,
-    field_of,
-    line_and_error,
-)
+from rmx.ui.jobs.page_jobs import INTERVAL, PATIENCE, STATE_INTERVAL, Message, PageJob, field_of
 
 NEAR, FORK, SPECIAL = 1, 2, 4  # flags of a token of a map
 PATCHED, DIFFERS, GATED, SPECIAL_PATCH, OVER_BUDGET = 1, 2, 4, 8, 16  # of a token of a decode
@@ -109,7 +100,7 @@ class MapRun(PairJob):
         message: Message = {"kind": "map", "id": self.id, "start": start, "done": self.done, "toks": toks}
         if whole or self.done or start == 0:
             message["open"] = self._open()
-        message |= line_and_error(self)
+        message |= page_jobs.line_and_error(self)
         return message | ({"result": self._result()} if self.done else {})
 
     def _open(self) -> Message:
@@ -218,7 +209,7 @@ class PatchRun(PairJob):
             models = {"base": self.pair.base.spec, "adapted": self.pair.name, "at": len(job.kept)}
             asked = {"arm": job.arm, "budget": job.budget, "tau": job.tau, "seed": job.seed}
             message["open"] = asked | problem | models
-        message |= line_and_error(self)
+        message |= page_jobs.line_and_error(self)
         if self.done:
             message["result"] = self.decode.result.json() | {"seconds": round(self.decode.seconds, 3)}
         return message
@@ -248,7 +239,7 @@ class SetRun(PairJob):
         """The whole state."""
         report = self.report
         message: Message = {"kind": "set", "id": self.id, "what": self.what, "done": self.done, "stopped": self.stopped}
-        message |= line_and_error(self)
+        message |= page_jobs.line_and_error(self)
         if report is None:
             return message | {"at": 0, "of": self.of, "rows": [], "arms": []}
         at = report.at if isinstance(report, ShiftReport) else len(report.problems)
@@ -388,7 +379,7 @@ class Comparer:
         check_tau(tau)
         Sampling(max_new_tokens=max_new)
         run = SetRun(pair, what, len(problems))
-        SET_RUNS.begin(run, self.workspace)
+        page_jobs.SET_RUNS.begin(run, self.workspace)
         self.jobs.add(run)
         if what == "shifts":
             run.reports = ShiftSet(pair, name, problems, tau, max_new, cancelled=lambda: run.stopped)

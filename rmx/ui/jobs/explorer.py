@@ -36,17 +36,8 @@ from rmx.trees.document import Tree, tree_of
 from rmx.trees.gallery import Absent, load_tree, recorded_runs, revive, save_tree
 from rmx.trees.link import ReplayPlan, TreeReplay, link_of, recipe_of, unpack
 from rmx.trees.tree_page import read_any, tree_texts
-from rmx.ui.jobs.page_jobs import (
-    INTERVAL,
-    PATIENCE,
-    Message,
-    PageJob,
-    download,
-    field_of,
-    line_and_error,
-    start_of,
-    stream_job,
-)
+from rmx.ui.jobs import page_jobs
+from rmx.ui.jobs.page_jobs import INTERVAL, PATIENCE, Message, PageJob, field_of, line_and_error, stream_job
 
 log = logging.getLogger(__name__)
 FORCED, SPECIAL = 1, 2
@@ -128,7 +119,7 @@ class Explorer:
 
     def tail(self, data: object) -> Message:
         """Everything of a run from {"run", "start"} on."""
-        return self.message(self.runs.get(field_of(data, "run")), start_of(data), True)
+        return self.message(self.runs.get(field_of(data, "run")), page_jobs.start_of(data), True)
 
     def inspect(self, data: object) -> Message:
         """The distribution behind one token: {"run", "pos"}."""
@@ -417,7 +408,7 @@ class Sharing:
     def file(self, data: object) -> Message:
         """{"run", "pos", "tau", "format": "json" | "html" | "svg" | "csv"} -> {"name", "mime", "text"}."""
         tree = self._tree(data)
-        return download(_slug(tree), tree_texts(tree), field_of(data, "format"))
+        return page_jobs.download(_slug(tree), tree_texts(tree), field_of(data, "format"))
 
     def save(self, data: object) -> Message:
         """{"run", "pos", "tau", "repo", "token"} -> {"url"}: the tree in a dataset of the visitor's on the Hub."""
