@@ -228,7 +228,7 @@ def test_a_set_whose_page_leaves_before_it_begins_does_not_count_for_ever(monkey
     space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True))
     tab = CompareTab(Comparer(space), Settings(public=True))
     monkeypatch.setattr(tab, "_pair", lambda *_, **__: SimpleNamespace(name="a pair"))
-    steps = tab.over_set("shifts", SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
+    steps = tab.over_set("shifts")(SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
     message = next(steps)
     steps.close()
     assert tab.comparer.jobs.find(message["id"]).stopped
