@@ -7,25 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from rmx.arguments import Flag, argument
-from rmx.cli.options import Place, add_options, add_request, document_of, read_text, request_of, show, study
+from rmx.cli.options import Command, Place, add_request, document_of, read_text, request_of, show, study
 from rmx.errors import RmxError
-from rmx.service.checks import Request
-from rmx.service.requests import (
-    InterveneRequest,
-    OutcomesRequest,
-    RescueRequest,
-    ShiftsRequest,
-    SofarRequest,
-    SwapRequest,
-    TraceRequest,
-)
+from rmx.service import requests
 from rmx.stats.text import MISSING, in_format
 from rmx.storage.safe_files import write_text
 
 
 def define_trace(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx trace`."""
-    add_request(parser, TraceRequest)
+    add_request(parser, requests.TraceRequest)
     parser.set_defaults(run=run_trace)
     forced = "force this token there and go on; may be given several times"
     parser.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help=forced)
@@ -45,9 +36,7 @@ class _Teller:
 
 
 def _share(estimate: dict[str, Any]) -> str:
-    if estimate["value"] is None:
-        return "-"
-    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+    return "-" if estimate["value"] is None else in_format(estimate, "{:.2f}", " ({:.2f} to {:.2f})")
 
 
 # -- trace ------------------------------------------------------------------------------------------------------------
@@ -57,8 +46,8 @@ def run_trace(args: argparse.Namespace) -> None:
     """Show one solution, or with `--swap` several."""
     if args.swap and args.read is not None:
         raise RmxError("--read scores a text and --swap makes new ones; use one of them.")
-    asked = request_of(args, SwapRequest, swaps=",".join(args.swap)) if args.swap else request_of(args, TraceRequest)
-    found = document_of(args, asked)
+    asked = {"swaps": ",".join(args.swap)} if args.swap else {}
+    found = document_of(args, request_of(args, requests.SwapRequest if args.swap else requests.TraceRequest, **asked))
     traces = found if args.swap else [found]
     show(args, found, lambda _: "\n".join(map(_plain, traces)))
     if args.tau_share is not None and not args.json:
@@ -82,16 +71,14 @@ def _plain(trace: dict[str, Any]) -> str:
 
 def run_outcomes(args: argparse.Namespace) -> None:
     """Show what the alternatives of one place, or of all forks, are worth."""
-    line, table = (_curve_line, _curve_table) if args.pos is None else (_outcomes_line, _outcomes_table)
-    show(args, document_of(args, request_of(args, OutcomesRequest), _Teller(line)), table)
+    request = request_of(args, requests.OutcomesRequest)
 
+    def line(state: Any) -> str:
+        if request.pos is None:
+            return f"{state.at} of {state.of} forks"
+        return f"{max(a.samples for a in state.alternatives)} samples each: {state.verdict}"
 
-def _outcomes_line(state: Any) -> str:
-    return f"{max(a.samples for a in state.alternatives)} samples each: {state.verdict}"
-
-
-def _curve_line(state: Any) -> str:
-    return f"{state.at} of {state.of} forks"
+    show(args, document_of(args, request, _Teller(line)), _curve_table if request.pos is None else _outcomes_table)
 
 
 def _outcomes_table(found: dict[str, Any]) -> str:
@@ -128,7 +115,7 @@ def _curve_table(found: dict[str, Any]) -> str:
 def run_rescue(args: argparse.Namespace) -> None:
     """Show the fewest swaps that turn the answer."""
     tell = _Teller(lambda state: state.sentence)
-    show(args, document_of(args, request_of(args, RescueRequest), tell), _rescue_table)
+    show(args, document_of(args, request_of(args, requests.RescueRequest), tell), _rescue_table)
 
 
 def _rescue_table(found: dict[str, Any]) -> str:
@@ -147,7 +134,7 @@ def _rescue_table(found: dict[str, Any]) -> str:
 
 def run_sofar(args: argparse.Namespace) -> None:
     """Show the answer at the end of each sentence."""
-    show(args, document_of(args, request_of(args, SofarRequest)), _sofar_table)
+    show(args, document_of(args, request_of(args, requests.SofarRequest)), _sofar_table)
 
 
 def _sofar_table(found: dict[str, Any]) -> str:
@@ -163,14 +150,14 @@ def _sofar_table(found: dict[str, Any]) -> str:
 
 def define_intervene(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx intervene`."""
-    add_request(parser, InterveneRequest)
+    add_request(parser, requests.InterveneRequest)
     parser.add_argument("--csv", metavar="FILE", help="also write one line per problem and arm")
     parser.set_defaults(run=run_intervene)
 
 
 def run_shifts(args: argparse.Namespace) -> None:
     """Show where two models part on one solution, or over a set."""
-    request = request_of(args, ShiftsRequest)
+    request = request_of(args, requests.ShiftsRequest)
     if request.prompt is not None or request.problem is not None:
         show(args, document_of(args, request), _map_text)
         return
@@ -185,7 +172,7 @@ def run_intervene(args: argparse.Namespace) -> None:
     """Show what patching tokens of the base does to its answers."""
     from rmx.compare.intervene_set import arms_csv
 
-    request = request_of(args, InterveneRequest)
+    request = request_of(args, requests.InterveneRequest)
     found = study(args, request, lambda report: ("problems", len(report.problems), report.of, ""))
     if args.csv:
         write_text(args.csv, arms_csv(found))
@@ -197,13 +184,11 @@ def run_intervene(args: argparse.Namespace) -> None:
 
 def _map_text(found: dict[str, Any]) -> str:
     """A completion with its disagreements in brackets: base's token → adapted model's."""
-    marks = {"unshifted": "", "reranked": "", "shifted": "!"}
-    shown = "".join(
-        t["text"]
-        if t["class"] == "unshifted"
-        else f"[{t['base']['top'][0]['text']} →{t['adapted']['top'][0]['text']}{marks[t['class']]}|{t['kl']:.2f}]"
-        for t in found["tokens"]
-    )
+    shown = ""
+    for t in found["tokens"]:
+        base, adapted = (t[side]["top"][0]["text"] for side in ("base", "adapted"))
+        mark = "!" if t["class"] == "shifted" else ""
+        shown += t["text"] if t["class"] == "unshifted" else f"[{base} →{adapted}{mark}|{t['kl']:.2f}]"
     return (
         f"{shown}\n  {found['positions']} tokens, {found['disagreements']} disagreements "
         f"({found['near_ties']} near ties) · answer {found['answer']['text']} · {found['base_check']['sentence']}"
@@ -273,8 +258,10 @@ def _arms_table(found: dict[str, Any]) -> str:
 # -- export -----------------------------------------------------------------------------------------------------------
 
 
-class ExportCommand(Request):
+class ExportCommand(Command):
     """Write a solution that is there as files."""
+
+    json_help = None
 
     trace: str = argument(
         "what rmx trace --json printed, or a tree ('-' = stdin)", Flag("trace", "TRACE.json", required=True), default=""
@@ -285,30 +272,17 @@ class ExportCommand(Request):
     csv: str | None = argument("the tokens of that branch as a table", Flag(metavar="OUT"))
     title: str | None = argument("the problem, where the file does not hold it", Flag(metavar="TEXT"))
 
+    def run(self, args: argparse.Namespace) -> None:
+        from rmx.trees.tree_page import read_any, tree_texts
 
-def define_export(export: argparse.ArgumentParser) -> None:
-    """Options of `rmx export`."""
-    add_options(export, ExportCommand)
-    export.set_defaults(run=_export)
-
-
-def _export(args: argparse.Namespace) -> None:
-    from rmx.trees.tree_page import read_any, tree_texts
-
-    asked = request_of(args, ExportCommand)
-    wanted = {"html": asked.html, "json": asked.tree, "svg": asked.svg, "csv": asked.csv}
-    if not any(wanted.values()):
-        raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")
-    tree = read_any(read_text(asked.trace))
-    texts = tree_texts(replace(tree, title=asked.title) if asked.title else tree)
-    for kind, path in wanted.items():
-        if path:
-            _write(path, texts[kind]())
-
-
-def _write(path: str, text: str) -> None:
-    if path == "-":
-        print(text)
-        return
-    write_text(path, text)
-    print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)
+        wanted = {"html": self.html, "json": self.tree, "svg": self.svg, "csv": self.csv}
+        if not any(wanted.values()):
+            raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")
+        tree = read_any(read_text(self.trace))
+        texts = tree_texts(replace(tree, title=self.title) if self.title else tree)
+        for kind, path in wanted.items():
+            if path == "-":
+                print(texts[kind]())
+            elif path:
+                write_text(path, text := texts[kind]())
+                print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)

@@ -11,20 +11,21 @@ from typing import Any, Literal
 from rmx import __version__
 from rmx.arguments import Flag, argument
 from rmx.cli.main import read_help
-from rmx.cli.options import ModelRequest, add_options, request_of
+from rmx.cli.options import Command, ModelRequest
 from rmx.cli.terminal import JSON_HELP
 from rmx.config import ASSETS, cache_dir
 from rmx.errors import RmxError
 from rmx.models.presets import PAIRS, PRESETS
 from rmx.prompt_styles import STYLES
-from rmx.service.checks import Request
 
 GENERAL = "; general where a network has recurrent state or takes no mask"
 PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")
 
 
-class ServeCommand(Request):
+class ServeCommand(Command):
     """Open the app; what is left out comes from the environment."""
+
+    json_help = None
 
     model: str | None = argument("offered beside mini and loaded at start", Flag(metavar="S"))
     adapter: str | None = argument("an adapter on that model, loaded at start", Flag(metavar="S"))
@@ -32,6 +33,12 @@ class ServeCommand(Request):
         "address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)", Flag(metavar="HOST")
     )
     port: int | None = argument("port to listen on (default 7860)", Flag(metavar="PORT"))
+
+    def run(self, args: argparse.Namespace) -> None:
+        from rmx.ui.server.serve import serve
+        from rmx.ui.settings import Settings
+
+        serve(Settings.from_environment(**self.model_dump()))
 
 
 class BenchCommand(ModelRequest):
@@ -48,27 +55,32 @@ class BenchCommand(ModelRequest):
     minutes: float = argument("public: how long they stay", default=5.0)
     kill: bool = argument("public: kill the app and the run half way", default=False)
 
+    def run(self, args: argparse.Namespace) -> None:
+        if self.what == "public":
+            from rmx.bench.public import bench_public
+
+            found = bench_public(self.clients, self.minutes, self.kill, self.model)
+            hidden = {"memory"}
+        else:
+            from rmx.bench.run import run
+
+            used = {"model", "device", "dtype", "rounds"}
+            used |= {"limit", "seed", "temperature"} if self.what == "forks" else set()
+            found, hidden = run(self.what, placing=self.placing(), **self.model_dump(include=used)), set()
+        print(json.dumps(found) if args.json else _table({k: _figure(v) for k, v in found.items() if k not in hidden}))
+
 
 def define_serve(serve: argparse.ArgumentParser) -> None:
     """Options of `rmx serve`."""
     from rmx.ui.settings import describe_settings
 
-    add_options(serve, ServeCommand)
     serve.epilog = describe_settings()
-    serve.set_defaults(run=_serve)
-
-
-def _serve(args: argparse.Namespace) -> None:
-    from rmx.ui.server.serve import serve
-    from rmx.ui.settings import Settings
-
-    serve(Settings.from_environment(**request_of(args, ServeCommand).model_dump()))
 
 
 # -- rmx deploy --------------------------------------------------------------------------------------------------------
 
 
-class DeployCommand(Request):
+class DeployCommand(Command):
     """Create or update a Space."""
 
     space: str = argument("the Space, made if it is not there", Flag(metavar="OWNER/NAME", required=True), default="")
@@ -84,63 +96,25 @@ class DeployCommand(Request):
     )
     dry_run: bool = argument("say what would be done, and do nothing; needs neither token nor network", default=False)
 
+    def run(self, args: argparse.Namespace) -> None:
+        from rmx.cli.space import carry_out, plan, settings  # with the Hub's client, which takes long to import
 
-def define_deploy(deploy: argparse.ArgumentParser) -> None:
-    """Options of `rmx deploy`."""
-    add_options(deploy, DeployCommand)
-    deploy.add_argument("--json", action="store_true", help=JSON_HELP)
-    deploy.set_defaults(run=_deploy)
-
-
-def _deploy(args: argparse.Namespace) -> None:
-    from rmx.cli.space import carry_out, plan, settings  # with the Hub's client, which takes long to import
-
-    asked = request_of(args, DeployCommand)
-    variables, secrets = settings(asked.env or (), "--env"), settings(asked.secret or (), "--secret", os.environ)
-    made = plan(asked.space, asked.hardware, asked.storage, asked.private, asked.zerogpu, variables, secrets)
-    files = [{"path": file.path, "bytes": file.bytes} for file in made.files]
-    found: dict[str, Any] = {"space": made.space, "sdk": made.sdk, "dry_run": asked.dry_run}
-    done = list[str]()
-    for line in made.steps if asked.dry_run else carry_out(made):
-        done.append(line)
-        if not args.json:
-            print(line, flush=True)
-    if args.json:
-        print(json.dumps(found | {"steps" if asked.dry_run else "done": done, "files": files}))
-    elif asked.dry_run:
-        print("\n".join(f"  {file['path']}" for file in files))
+        variables, secrets = settings(self.env or (), "--env"), settings(self.secret or (), "--secret", os.environ)
+        made = plan(self.space, self.hardware, self.storage, self.private, self.zerogpu, variables, secrets)
+        files = [{"path": file.path, "bytes": file.bytes} for file in made.files]
+        found: dict[str, Any] = {"space": made.space, "sdk": made.sdk, "dry_run": self.dry_run}
+        done = list[str]()
+        for line in made.steps if self.dry_run else carry_out(made):
+            done.append(line)
+            if not args.json:
+                print(line, flush=True)
+        if args.json:
+            print(json.dumps(found | {"steps" if self.dry_run else "done": done, "files": files}))
+        elif self.dry_run:
+            print("\n".join(f"  {file['path']}" for file in files))
 
 
-# -- rmx bench --------------------------------------------------------------------------------------------------------
-
-
-def define_bench(bench: argparse.ArgumentParser) -> None:
-    """Options of `rmx bench`."""
-    add_options(bench, BenchCommand)
-    bench.add_argument("--json", action="store_true", help=JSON_HELP)
-    bench.set_defaults(run=_bench)
-
-
-def _bench(args: argparse.Namespace) -> None:
-    asked = request_of(args, BenchCommand)
-    if asked.what == "public":
-        from rmx.bench.public import bench_public
-
-        found = bench_public(asked.clients, asked.minutes, asked.kill, asked.model)
-        hidden = {"memory"}
-    else:
-        from rmx.bench.run import run
-
-        about: dict[str, Any] = {
-            "device": asked.device,
-            "dtype": asked.dtype,
-            "rounds": asked.rounds,
-            "placing": asked.placing(),
-        }
-        forks = asked.model_dump(include={"limit", "seed", "temperature"}) if asked.what == "forks" else {}
-        found = run(asked.what, model=asked.model, **about, **forks)
-        hidden = set()
-    print(json.dumps(found) if args.json else _table({k: _figure(v) for k, v in found.items() if k not in hidden}))
+# -- for the terminal --------------------------------------------------------------------------------------------------
 
 
 def _table(rows: dict[str, Any]) -> str:
@@ -170,12 +144,7 @@ def define_api(api: argparse.ArgumentParser) -> None:
 def define_doctor(doctor: argparse.ArgumentParser) -> None:
     """Options of `rmx doctor`."""
     doctor.add_argument("--json", action="store_true", help=JSON_HELP)
-    doctor.set_defaults(run=_doctor)
-
-
-def _doctor(args: argparse.Namespace) -> None:
-    found = report()
-    print(json.dumps(found) if args.json else _table(found))
+    doctor.set_defaults(run=lambda args: print((json.dumps if args.json else _table)(report())))
 
 
 def report() -> dict[str, Any]:

@@ -19,8 +19,8 @@ from rmx.config import ASSETS
 from rmx.errors import RmxError, shown
 from rmx.storage.safe_files import whole
 
-# What each verb is for, and the module of rmx.cli that has it: `define_VERB` gives it its options once it is called. A
-# verb without it is a request and no more; `run_VERB` then does it.
+# What each verb is for, and the module of rmx.cli that has it: as a `VerbCommand`, to which `define_VERB` may add
+# options, or by that function alone. A verb that has neither there is a request and no more; `run_VERB` does it.
 VERBS = {
     "serve": ("open the app", "machine"),
     "trace": ("one solution with the distribution behind every token", "explore"),
@@ -34,7 +34,7 @@ VERBS = {
     "locator": ("does high entropy find the tokens that decide?", "sets"),
     "rollouts": ("sample and grade solutions of the base, with entropies", "train"),
     "train": ("ReasonMaxxer: rollouts, gate, contrastive LoRA", "train"),
-    "recipe": ("the commands that make a real pair and measure it: RL, ReasonMaxxer, test, claims", "real_pair"),
+    "recipe": ("the commands that make a real pair and measure it: RL, ReasonMaxxer, test, claims", "train"),
     "distill": ("a LoRA on the base that follows a teacher's distributions", "train"),
     "eval": ("accuracy with intervals: greedy, pass@k, majority; models side by side", "sets"),
     "runs": ("list, show, stop, resume and remove training runs", "runs"),
@@ -71,14 +71,18 @@ def read_help() -> dict[str, str]:
 def _define(verb: str, module: str, parser: Parser) -> None:
     parser.epilog, parser.formatter_class = read_help().get(verb), argparse.RawDescriptionHelpFormatter
     home = importlib.import_module(f"rmx.cli.{module}")
-    if define := getattr(home, f"define_{verb}", None):
-        define(parser)
-        return
-    from rmx.cli.options import add_request
-    from rmx.service import VERBS as REQUESTS
+    command, define = (getattr(home, name, None) for name in (f"{verb.title()}Command", f"define_{verb}"))
+    if command or not define:
+        from rmx.cli.options import add_command, add_request
+        from rmx.service import VERBS as REQUESTS
 
-    add_request(parser, REQUESTS[verb])
-    parser.set_defaults(run=getattr(home, f"run_{verb}"))
+        if command:
+            add_command(parser, command)
+        else:
+            add_request(parser, REQUESTS[verb])
+            parser.set_defaults(run=getattr(home, f"run_{verb}"))
+    if define:
+        define(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from rmx.arguments import API_ONLY, Flag, argument, arguments_of, hints_of, kind_of
 from rmx.cli.terminal import JSON_HELP, stopped_by_hand
@@ -34,7 +34,17 @@ STYLE_GROUP = "prompt (defaults: what the model's family is asked by the paper's
 # -- from a request to options, and back ------------------------------------------------------------------------------
 
 
-class NamedRequest(Request):
+class Command(Request):
+    """A command that is no request to a model: its options, and what it does."""
+
+    json_help: ClassVar[str | None] = JSON_HELP  # what is said of --json; None: it has none
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Do it; `args` has the options that are no fields of it."""
+        raise NotImplementedError
+
+
+class NamedRequest(Command):
     """What a command names that loads a model."""
 
     model: str | None = argument(SPECS, Flag(metavar="S"))
@@ -58,6 +68,14 @@ class MachineRequest(Request):
 
 class ModelRequest(MachineRequest, NamedRequest):
     """A model and its machine."""
+
+
+def add_command(parser: argparse.ArgumentParser, command: type[Command]) -> None:
+    """Give a command its options, and have it done with what they say."""
+    add_options(parser, command)
+    if command.json_help:
+        parser.add_argument("--json", action="store_true", help=command.json_help)
+    parser.set_defaults(run=lambda args: request_of(args, command).run(args))
 
 
 def add_request(parser: argparse.ArgumentParser, verb: type[Request]) -> None:
@@ -269,9 +287,4 @@ def _numbers(text: str) -> list[int]:
 
 
 # How the words behind an option become the value of the argument, where they are not the value.
-READERS: dict[str, Callable[[str], Any]] = {
-    "read": read_text,
-    "template": _template,
-    "prompt_ids": _token_ids,
-    "k": _numbers,
-}
+READERS = dict[str, Callable[[str], Any]](read=read_text, template=_template, prompt_ids=_token_ids, k=_numbers)

@@ -13,6 +13,7 @@ from rmx.errors import RmxError
 from rmx.stats.text import MISSING, percent, points
 
 Row = dict[str, Any]
+PATIENCE = 5.0  # seconds in which a process that is ended is gone
 ID = "an id, or as much of its beginning as only one run has"
 
 
@@ -45,25 +46,26 @@ def _add(what: Any, name: str, about: str, **does: Callable[..., Any]) -> argpar
 
 
 def _list(args: argparse.Namespace) -> None:
-    from rmx.runs.store import row
+    from rmx.runs.store import RunStore, row
 
-    rows = [row(folder) for folder in _store().all()]
+    store = RunStore()
+    rows = [row(folder) for folder in store.all()]
     if args.json:
         print(json.dumps({"runs": rows}))
     elif rows:
         width = shutil.get_terminal_size((160, 24)).columns
         print(runs_table(rows, width if sys.stdout.isatty() else None))
     else:
-        print(f"No runs in {_store().root} yet. rmx train starts one.", file=sys.stderr)
+        print(f"No runs in {store.root} yet. rmx train starts one.", file=sys.stderr)
 
 
 def _show(args: argparse.Namespace) -> None:
-    from rmx.runs.store import row
+    from rmx.runs.store import RunStore, row
 
-    folder = _store().get(args.id)
+    folder = RunStore().get(args.id)
     found, files, sweep = row(folder), folder.files(), folder.sweep
     if args.json:
-        told = {"run": found, "status": folder.status, "path": str(folder.path), "files": files}
+        told: dict[str, Any] = {"run": found, "status": folder.status, "path": str(folder.path), "files": files}
         told |= {"sweep": sweep} if sweep else {}
         told["config"] = folder.config if found["state"] != "unreadable" else None
         print(json.dumps(told))
@@ -77,9 +79,9 @@ def _show(args: argparse.Namespace) -> None:
 
 def _change(args: argparse.Namespace) -> None:
     """Do something to a run, and print its row as JSON, or one line that says what became of it."""
-    from rmx.runs.store import row
+    from rmx.runs.store import RunStore, row
 
-    store = _store()
+    store = RunStore()
     folder = store.get(args.id)
     told = args.change(args, store, folder)
     gone = {"id": folder.id, "removed": True}
@@ -89,7 +91,11 @@ def _change(args: argparse.Namespace) -> None:
 def _stop(args: argparse.Namespace, store: Any, folder: Any) -> str:
     if args.force:
         store.kill(folder.id)
-        _until(lambda: not folder.alive)
+        limit = time.monotonic() + PATIENCE
+        while folder.alive:
+            if time.monotonic() > limit:
+                raise RmxError("The process does not end. It may wait for a disk; look at it again in a moment.")
+            time.sleep(0.05)
         return "ended"
     store.stop(folder.id)
     return "ends at its next step" if folder.alive else "stopped"
@@ -109,21 +115,6 @@ def _remove(args: argparse.Namespace, store: Any, folder: Any) -> str:
 def _note(args: argparse.Namespace, store: Any, folder: Any) -> str:
     folder.note(args.text)
     return "noted"
-
-
-def _store() -> Any:
-    from rmx.runs.store import RunStore
-
-    return RunStore()
-
-
-def _until(true: Callable[[], bool], patience: float = 5.0) -> None:
-    """Wait until it is so."""
-    limit = time.monotonic() + patience
-    while not true():
-        if time.monotonic() > limit:
-            raise RmxError("The process does not end. It may wait for a disk; look at it again in a moment.")
-        time.sleep(0.05)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------
@@ -217,13 +208,8 @@ def _size(count: float) -> str:
 
 def define_cost(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx cost`."""
-    parser.add_argument(
-        "--rate",
-        action="append",
-        default=[],
-        metavar="NAME=USD",
-        help="enter a rate of your own, dollars per hour (cpu=0.05); NAME=none takes it back",
-    )
+    rate = "enter a rate of your own, dollars per hour (cpu=0.05); NAME=none takes it back"
+    parser.add_argument("--rate", action="append", default=[], metavar="NAME=USD", help=rate)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     parser.set_defaults(run=_cost)
 
@@ -244,24 +230,24 @@ def told(found: dict[str, Any]) -> str:
     """The whole of it for the terminal."""
     rates = [(r["name"], f"{r['usd_per_hour']:.2f}", r["date"], r["source"]) for r in found["rates"]]
     runs = [(r["id"], r["device"] or "not noted", _hours(r["seconds"]), _usd(r["usd"])) for r in found["runs"]]
-    scores = ("base_score", "rl_score", "score")
-    paper = [
-        (r["base"], *(f"{r[score]:.3f}" for score in scores), _span(r["rl_usd"]), f"{r['usd']}")
-        for r in found["paper"]["rows"]
-    ]
+    paper = []
+    for r in found["paper"]["rows"]:
+        low, high = (f"{usd:,.0f}" for usd in r["rl_usd"])
+        scores = (f"{r[score]:.3f}" for score in ("base_score", "rl_score", "score"))
+        paper.append((r["base"], *scores, low if low == high else f"{low} – {high}", f"{r['usd']}"))
+
+    def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        return "\n".join(columns([heads, *rows]))
+
     parts = [
-        _table(("machine", "USD/h", "date", "source"), rates),
+        table(("machine", "USD/h", "date", "source"), rates),
         f"this machine: {found['machine']['device']}. {found['machine']['sentence']}",
-        _table(("run", "machine", "measured", "USD"), runs) if runs else "No run has measured anything yet.",
+        table(("run", "machine", "measured", "USD"), runs) if runs else "No run has measured anything yet.",
         _summed(found["sum"]) if runs else "",
         f"For comparison, the paper's cost_table ({found['paper']['source']}). {found['paper']['note']}",
-        _table(("base", "pass@1", "best RL", "ReasonMaxxer", "RL, USD", "its, USD"), paper),
+        table(("base", "pass@1", "best RL", "ReasonMaxxer", "RL, USD", "its, USD"), paper),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(columns([heads, *rows]))
 
 
 def _summed(total: dict[str, Any]) -> str:
@@ -281,8 +267,3 @@ def _usd(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:.2f}" if value >= 0.01 or value == 0 else f"{value:.1g}"
-
-
-def _span(ends: Sequence[float]) -> str:
-    low, high = ends
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} – {high:,.0f}"

@@ -14,6 +14,7 @@ from rmx.service.requests import ClaimsRequest, EvalRequest, LocatorRequest, Reg
 from rmx.stats.text import percent
 from rmx.storage.safe_files import write_text
 
+BOUNDS = "  [{:.1f}, {:.1f}]"
 OWN_FILES = """\
 Or the path of a .jsonl, .csv or .parquet file with a column problem or question, and answer where it is known.
 PATH:train, PATH:validation and PATH:test are what its column split says; without such a column three quarters, an
@@ -36,21 +37,14 @@ def _sets(args: argparse.Namespace) -> None:
 
 
 def listed() -> list[dict[str, Any]]:
-    """One row per named set. A size is null where only the Hub could tell it."""
+    """One row per named set. A size is null where only the Hub could tell it, "hub" where the set is bundled."""
     from rmx.data.problem_sets import REPOSITORIES, SETS, sizes
 
-    return [
-        {
-            "name": name,
-            "title": info.title,
-            "splits": sizes(name),
-            "hub": REPOSITORIES.get(name),  # null: bundled
-            "licence": info.licence,
-            "source": info.source,
-            "note": info.note or None,
-        }
-        for name, info in SETS.items()
-    ]
+    rows = []
+    for name, info in SETS.items():
+        what = {"name": name, "title": info.title, "splits": sizes(name), "hub": REPOSITORIES.get(name)}
+        rows.append(what | {"licence": info.licence, "source": info.source, "note": info.note or None})
+    return rows
 
 
 def plain(row: dict[str, Any]) -> str:
@@ -130,15 +124,12 @@ def _regraded(found: dict[str, Any]) -> list[str]:
         ("left_out", "problems are left out, as some of their completions are not kept"),
     )
     told += "".join(f"; {found[name]} {words}" for name, words in extras if found[name])
-    return [told, *map(_change, found["changes"])]
-
-
-def _change(change: dict[str, Any]) -> str:
-    """One verdict that is another now."""
-    word, sample = {True: "right", False: "wrong"}, change["sample"]
-    before, after = (f"{one['answer']} ({word[one['correct']]})" for one in (change["before"], change["after"]))
-    which = "greedy" if sample is None else f"sample {sample}"
-    return f"  {change['id']}  {change['model']} {which}: {before} → {after}"
+    lines, word = [told], {True: "right", False: "wrong"}
+    for change in found["changes"]:
+        before, after = (f"{one['answer']} ({word[one['correct']]})" for one in (change["before"], change["after"]))
+        which = "greedy" if change["sample"] is None else f"sample {change['sample']}"
+        lines.append(f"  {change['id']}  {change['model']} {which}: {before} → {after}")
+    return lines
 
 
 def _block(models: list[dict[str, Any]], paired: list[dict[str, Any]]) -> list[str]:
@@ -146,13 +137,13 @@ def _block(models: list[dict[str, Any]], paired: list[dict[str, Any]]) -> list[s
     for model in models:
         lines.append(model["label"])
         for name, value in _rows(model):
-            lines.append(f"  {name:14s}{share(value)}")
-        cut, without = model["truncated"], model["unparsed"]
-        lines.append(f"  {'not finished':14s}{_both(cut)}; without an answer {_both(without)} (both count as wrong)")
+            lines.append(f"  {name:14s}{percent(value, '{:5.1f} %', BOUNDS)}")
+        cut, without = (", ".join(f"{n} {name}" for name, n in model[key].items()) for key in ("truncated", "unparsed"))
+        lines.append(f"  {'not finished':14s}{cut}; without an answer {without} (both count as wrong)")
     for pair in paired:
         lines.append(f"{pair['name']} against {pair['against']}")
         for name, value in _rows(pair):
-            lines.append(f"  {name:14s}{points(value)}{_counts(value)}")
+            lines.append(f"  {name:14s}{percent(value, '{:+5.1f} points', BOUNDS)}{_counts(value)}")
     return lines
 
 
@@ -161,14 +152,6 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     rows += [(f"pass@{k}", value) for k, value in (figures.get("pass@k") or {}).items()]
     majority = figures.get("majority") or {}
     return rows + [(f"majority of {k}", value) for k, value in list(majority.items())[-1:]]
-
-
-def share(value: dict[str, Any]) -> str:
-    return percent(value, "{:5.1f} %", "  [{:.1f}, {:.1f}]")
-
-
-def points(value: dict[str, Any]) -> str:
-    return percent(value, "{:+5.1f} points", "  [{:.1f}, {:.1f}]")
 
 
 def _counts(value: dict[str, Any]) -> str:
@@ -180,10 +163,6 @@ def _counts(value: dict[str, Any]) -> str:
     if value["verdict"] != "not shown" or not needed or needed <= value["n"]:
         return told
     return f"{told}  (about {needed} problems would show a difference of this size)"
-
-
-def _both(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {name}" for name, n in counts.items())
 
 
 # -- The verbs `rmx claims` and `rmx locator` -------------------------------------------------------------------------

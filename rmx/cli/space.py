@@ -31,6 +31,7 @@ THUMBNAIL = "assets/pictures/explore.png"
 ZEROGPU = "zero-a10g"  # the Hub's name for ZeroGPU, whatever the cards behind it are
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 CUDA_TORCH = "https://pypi.org/simple"
+_BUILD_VARIABLE = "TORCH_INDEX"
 KEPT = {"HF_HOME": "/data/huggingface", "RMX_CACHE": "/data/cache", "RMX_RUNS": "/data/runs"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"hf_\w{8,}")
@@ -99,17 +100,12 @@ def plan(
     _check_settings(given, hidden)
     bucket = storage and _bucket(storage, space)
     files = tuple(_files(root or PACKAGE.parent, _ZEROGPU if zerogpu else _DOCKER))
-    public = _own_variables(hardware, zerogpu, bucket) | given
-    return SpacePlan(space, "gradio" if zerogpu else "docker", files, private, hardware, bucket, public, hidden)
-
-
-def _own_variables(hardware: str | None, zerogpu: bool, bucket: str | None) -> dict[str, str]:
-    """What the Space needs beside what was asked for: where things lie on /data, or the torch of a Docker image."""
-    if zerogpu:
-        return dict(KEPT) if bucket else {}
-    if hardware is None:
-        return {}
-    return {"TORCH_INDEX": CPU_TORCH if hardware.startswith("cpu-") else CUDA_TORCH}
+    # What the Space needs beside: where things lie on /data, or the torch of a Docker image.
+    own = KEPT if zerogpu and bucket else {}
+    if hardware and not zerogpu:
+        own = {_BUILD_VARIABLE: CPU_TORCH if hardware.startswith("cpu-") else CUDA_TORCH}
+    sdk: Literal["docker", "gradio"] = "gradio" if zerogpu else "docker"
+    return SpacePlan(space, sdk, files, private, hardware, bucket, own | given, hidden)
 
 
 def _space_name(space: str) -> str:
@@ -142,10 +138,8 @@ def _bucket(storage: str, space: str) -> str:
         raise RmxError(
             f"The Hub has no storage '{storage}' any more: it mounts storage buckets. Name one: --storage rmx-data."
         )
-    owner = space.partition("/")[0]
-    name = storage if "/" in storage else f"{owner}/{storage}"
     try:
-        return _space_name(name)
+        return _space_name(storage if "/" in storage else f"{space.partition('/')[0]}/{storage}")
     except RmxError:
         raise RmxError(f"'{storage}' is no name for a storage bucket. Write NAME or OWNER/NAME.") from None
 
@@ -226,9 +220,6 @@ def settings(words: Iterable[str], option: str, environment: Mapping[str, Any] |
 # -- carried out with the Hub's client ------------------------------------------------------------
 
 
-_BUILD_VARIABLE = "TORCH_INDEX"
-
-
 def carry_out(plan: SpacePlan, api: HfApi | None = None) -> Iterator[str]:
     """Bring the plan to the Hub; yields a line for each thing done. Done again, it changes nothing that is so already.
 
@@ -295,15 +286,12 @@ def _mount(space: str, bucket: str, api: HfApi) -> None:
 def _upload(plan: SpacePlan, api: HfApi) -> str:
     with tempfile.TemporaryDirectory(prefix="rmx-space-") as folder:
         stage(plan, Path(folder), api.endpoint)
-        api.upload_folder(
-            repo_id=plan.space,
-            repo_type="space",
-            folder_path=folder,
-            allow_patterns=[file.path for file in plan.files],
-            # What an earlier version had and this one has not would be imported all the same.
-            delete_patterns=["rmx/*", "assets/*"],
-            commit_message="rmx",
-        )
+        # What an earlier version had and this one has not would be imported all the same.
+        what: dict[str, Any] = {
+            "allow_patterns": [file.path for file in plan.files],
+            "delete_patterns": ["rmx/*", "assets/*"],
+        }
+        api.upload_folder(repo_id=plan.space, repo_type="space", folder_path=folder, commit_message="rmx", **what)
     return f"{api.endpoint}/spaces/{plan.space}"
 
 

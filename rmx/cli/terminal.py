@@ -57,21 +57,18 @@ class Teller:
         )
 
     def _gate(self, f: dict[str, Any]) -> str:
-        from rmx.train.estimate import lines
-
         tau = "the file's own positions" if f["tau"] is None else f"tau {f['tau']:.3g} nats"
-        said = [
+        said = (
             f"gate       {f['gate']}, {tau}: {f['gated']} of {f['tokens']} tokens ({100 * f['share']:.2f} %), "
             f"{f['gated_right']} in right and {f['gated_wrong']} in wrong rollouts"
-        ]
-        if f.get("estimate"):
-            said += ["estimate   of what is still to come:", *lines(f["estimate"])]
-        return "\n".join(said)
+        )
+        left = f.get("estimate")
+        return f"{said}\n{self._estimate(left, 'of what is still to come')}" if left else said
 
-    def _estimate(self, f: dict[str, Any]) -> str:
+    def _estimate(self, f: dict[str, Any], of: str = "before the rollouts, of the whole run") -> str:
         from rmx.train.estimate import lines
 
-        return "\n".join(["estimate   before the rollouts, of the whole run:", *lines(f)])
+        return "\n".join([f"estimate   {of}:", *lines(f)])
 
     def _update(self, f: dict[str, Any]) -> str:
         losses = f"decision {f['decision_loss']:+.4f}, KL {f['kl_loss']:.5f}"
@@ -83,9 +80,9 @@ class Teller:
         return f"check      at {f['optimizer_step']:4d}: pass@1 {percent(f['pass@1'])}{against}{gap}"
 
     def _tau(self, f: dict[str, Any]) -> str:
-        said = (
-            f"{percent(f['validation'])} on validation ({points(f['vs_base'])}), {f['best']}" if f["best"] else "none"
-        )
+        said = "none"
+        if f["best"]:
+            said = f"{percent(f['validation'])} on validation ({points(f['vs_base'])}), {f['best']}"
         return f"threshold  tau {f['tau']:g} nats, {f['nth']} of {f['of']}: {100 * f['share']:.2f} % gated; best {said}"
 
     def _guard(self, f: dict[str, Any]) -> str:
@@ -99,12 +96,10 @@ class Teller:
     def _ended(self, f: dict[str, Any]) -> str:
         self.progress.close()
         told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
-        if not f["after"]:
-            return told
-        return (
-            f"{told}; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
-            f"({points(f['vs_base'])})"
-        )
+        if f["after"]:
+            told += f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])}"
+            told += f" ({points(f['vs_base'])})"
+        return told
 
     def _done(self, f: dict[str, Any]) -> str:
         told = self._ended(f)

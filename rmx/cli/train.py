@@ -1,42 +1,32 @@
-"""The verbs that train: `rmx rollouts`, `rmx train` and `rmx distill`."""
+"""The verbs that train: `rmx rollouts`, `rmx train`, `rmx distill`; and `rmx recipe`, which runs them.
+
+The recipe's commands make a pair on any base and ask it the paper's question: they train RL and ReasonMaxxer, test
+both, and measure the claims. Each is what one would type by hand, and goes on where it was cut off. The problems of the
+test split are opened once, for all adapters together.
+"""
 
 import argparse
 import json
 import os
+import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from rmx.arguments import Flag, argument
-from rmx.cli.options import (
-    ModelRequest,
-    add_flags,
-    add_options,
-    add_recipe,
-    add_style,
-    changed_fields,
-    default_model,
-    recipe_of,
-    request_of,
-    style_of,
-)
-from rmx.cli.terminal import JSON_HELP, DistillTeller, Teller
+from rmx.cli import options
+from rmx.cli.options import Command, ModelRequest, changed_fields, default_model, recipe_of, request_of, style_of
+from rmx.cli.terminal import DistillTeller, Teller
 from rmx.errors import RmxError, TrainError
+from rmx.models.presets import SMOLLM2
 from rmx.progress import Progress
+from rmx.recipes import recipe as recipes
 from rmx.recipes.job import DistillJob, TrainJob, resolved
-from rmx.recipes.recipe import (
-    DISTILL_PRESETS,
-    NO_DRY,
-    NONE,
-    ONE_PROCESS,
-    DistillRecipe,
-    default_preset,
-    field_types,
-    taus_of,
-)
+from rmx.recipes.recipe import NONE, DistillRecipe, field_types
 from rmx.runs.folder import CONFIG, RunFolder
 from rmx.runs.store import RunStore
 from rmx.storage.safe_files import sendable
@@ -77,9 +67,27 @@ class RolloutsCommand(SamplingCommand):
     )
     format: Literal["rmx", "official"] | None = argument("official: selected and scored")
 
+    def run(self, args: argparse.Namespace) -> None:
+        from rmx.train.data_stages import sample_to_file
+
+        self.check()
+        about: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "style": style_of(args)}
+        who = self.model or default_model(), self.set or "mini", recipe_of(args)
+        job = TrainJob(*who, server=self.server, **about)
+        out, figures, tell = Path(self.out).absolute(), dict[str, Any](), Teller()
+        for kind, told in sample_to_file(job, out, official=self.format == "official"):
+            figures = told if kind == "rollouts" else figures
+            if kind == "stage" or not args.json:
+                tell(kind, told)
+        tell.progress.close()
+        if args.json:
+            print(json.dumps(figures | {"file": str(out)}))
+
 
 class TrainCommand(SamplingCommand):
     """Train a LoRA at the forks of graded solutions."""
+
+    json_help = "one JSON line per micro-batch, and a last one"
 
     from_rollouts: str | None = argument("rollouts that are there already (ours or official)", Flag(metavar="FILE"))
     init_adapter: str | None = argument("an adapter that is trained further", Flag(metavar="DIR"))
@@ -91,9 +99,22 @@ class TrainCommand(SamplingCommand):
     sweep_tau: str | None = argument("one adapter for each threshold in nats; validation chooses", Flag(metavar="A,B"))
     dry_run: bool = argument("stop after the gate and say what training would cost", default=False)
 
+    def run(self, args: argparse.Namespace) -> None:
+        self.check()
+        folder = _resumed(args, self) if self.resume else _new_run(job_of(args), self.out)
+        if self.dry_run and folder.config.get("kind") == "sweep":
+            raise RmxError(recipes.NO_DRY)
+        if not args.json:
+            print(f"run {folder.id} in {folder.path}", flush=True)
+        distilled = folder.config.get("kind") == "distill"  # a resumed run may be of either kind
+        teller = DistillTeller() if distilled else Teller()
+        drive(folder, dry=self.dry_run, tell=_json_lines(folder, self.dry_run) if args.json else teller)
+
 
 class DistillCommand(TrainingCommand):
     """Train a LoRA that follows a teacher's distributions."""
+
+    json_help = "one JSON line per update and check, and a last one"
 
     teacher: str | None = argument("the teacher: a checkpoint, or an adapter on the base", Flag(metavar="S"))
     set: SetName = None
@@ -101,30 +122,34 @@ class DistillCommand(TrainingCommand):
     out: OutFolder = None
     resume: Resumed = None
 
+    def run(self, args: argparse.Namespace) -> None:
+        self.check()
+        if self.resume:
+            folder = _resumed_distillation(args, self)
+        else:
+            out = Path(self.out).absolute() if self.out else None
+            folder = RunStore().create(distill_job_of(args), kind="distill", path=out)
+        if not args.json:
+            print(f"run {folder.id} in {folder.path}", flush=True)
+        drive(folder, tell=_distill_json_lines() if args.json else DistillTeller())
+
 
 def define_rollouts(rollouts: argparse.ArgumentParser) -> None:
     """Options of `rmx rollouts`."""
-    _define(rollouts, RolloutsCommand, JSON_HELP, _rollouts)
-    add_recipe(rollouts, (*SAMPLING, "select", "trim", "tau", "tau_share"))
+    options.add_style(rollouts)
+    options.add_recipe(rollouts, (*SAMPLING, "select", "trim", "tau", "tau_share"))
 
 
 def define_train(train: argparse.ArgumentParser) -> None:
     """Options of `rmx train`."""
-    _define(train, TrainCommand, "one JSON line per micro-batch, and a last one", _train)
-    add_recipe(train)
+    options.add_style(train)
+    options.add_recipe(train)
 
 
 def define_distill(distill: argparse.ArgumentParser) -> None:
     """Options of `rmx distill`."""
-    _define(distill, DistillCommand, "one JSON line per update and check, and a last one", _distill)
-    add_flags(distill.add_argument_group("recipe (defaults: the preset's)"), DistillRecipe)
-
-
-def _define(parser: argparse.ArgumentParser, command: type[TrainingCommand], json_help: str, run: Any) -> None:
-    add_options(parser, command)
-    parser.add_argument("--json", action="store_true", help=json_help)
-    add_style(parser)
-    parser.set_defaults(run=run)
+    options.add_style(distill)
+    options.add_flags(distill.add_argument_group("recipe (defaults: the preset's)"), DistillRecipe)
 
 
 def _find_run(resumed: str) -> RunFolder:
@@ -156,22 +181,10 @@ def _taus(args: argparse.Namespace, asked: TrainCommand) -> tuple[float, ...]:
     if args.recipe_tau not in (None, NONE) or args.recipe_tau_share not in (None, NONE):
         raise RmxError("--sweep-tau names the thresholds itself. Leave out --tau and --tau-share.")
     if asked.dry_run:
-        raise RmxError(NO_DRY)
+        raise RmxError(recipes.NO_DRY)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RmxError(ONE_PROCESS)
-    return taus_of(asked.sweep_tau)
-
-
-def _train(args: argparse.Namespace) -> None:
-    asked = request_of(args, TrainCommand)
-    asked.check()
-    folder = _resumed(args, asked) if asked.resume else _new_run(job_of(args), asked.out)
-    if asked.dry_run and folder.config.get("kind") == "sweep":
-        raise RmxError(NO_DRY)
-    if not args.json:
-        print(f"run {folder.id} in {folder.path}", flush=True)
-    teller = DistillTeller if folder.config.get("kind") == "distill" else Teller  # a resumed run may be of either kind
-    drive(folder, dry=asked.dry_run, tell=_json_lines(folder, asked.dry_run) if args.json else teller())
+        raise RmxError(recipes.ONE_PROCESS)
+    return recipes.taus_of(asked.sweep_tau)
 
 
 def _new_run(job: TrainJob, named: str | None) -> RunFolder:
@@ -241,31 +254,6 @@ def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]
     return tell
 
 
-# -- rmx rollouts -----------------------------------------------------------------------------------------------------
-
-
-def _rollouts(args: argparse.Namespace) -> None:
-    from rmx.train.data_stages import sample_to_file
-
-    asked = request_of(args, RolloutsCommand)
-    asked.check()
-    about: dict[str, Any] = {
-        "server": asked.server,
-        "device": asked.device,
-        "dtype": asked.dtype,
-        "style": style_of(args),
-    }
-    job = TrainJob(asked.model or default_model(), asked.set or "mini", recipe_of(args), **about)
-    out, figures, tell = Path(asked.out).absolute(), dict[str, Any](), Teller()
-    for kind, told in sample_to_file(job, out, official=asked.format == "official"):
-        figures = told if kind == "rollouts" else figures
-        if kind == "stage" or not args.json:
-            tell(kind, told)
-    tell.progress.close()
-    if args.json:
-        print(json.dumps(figures | {"file": str(out)}))
-
-
 # -- rmx distill ------------------------------------------------------------------------------------------------------
 
 
@@ -277,23 +265,10 @@ def distill_job_of(args: argparse.Namespace) -> DistillJob:
     """
     asked = request_of(args, DistillCommand)
     model = asked.model or default_model()
-    preset = asked.preset or default_preset(model)
-    recipe = DISTILL_PRESETS[preset].with_(**changed_fields(args, field_types(DistillRecipe)))
+    preset = asked.preset or recipes.default_preset(model)
+    recipe = recipes.DISTILL_PRESETS[preset].with_(**changed_fields(args, field_types(DistillRecipe)))
     who = model, asked.set or "mini", asked.adapter, asked.teacher
     return resolved(DistillJob(*who, recipe, preset, asked.device, asked.dtype, style_of(args)))
-
-
-def _distill(args: argparse.Namespace) -> None:
-    asked = request_of(args, DistillCommand)
-    asked.check()
-    if asked.resume:
-        folder = _resumed_distillation(args, asked)
-    else:
-        out = Path(asked.out).absolute() if asked.out else None
-        folder = RunStore().create(distill_job_of(args), kind="distill", path=out)
-    if not args.json:
-        print(f"run {folder.id} in {folder.path}", flush=True)
-    drive(folder, tell=_distill_json_lines() if args.json else DistillTeller())
 
 
 def _resumed_distillation(args: argparse.Namespace, asked: DistillCommand) -> RunFolder:
@@ -324,3 +299,152 @@ def _distill_json_lines() -> Callable[[str, dict[str, Any]], None]:
             progress.close()
 
     return tell
+
+
+# -- rmx recipe --------------------------------------------------------------------------------------------------------
+
+
+RL, TEST, CLAIMS = "rl", "test", "claims"
+# What is trained of one seed's rollouts, and how it differs from its preset.
+ARMS: dict[str, tuple[str, ...]] = {
+    "small": ("--preset", "small"),
+    "floor": ("--preset", "floor"),
+    "paper": (),
+    "positive": ("--preset", "small", "--positive-only"),
+    "random": ("--preset", "small", "--gate", "random"),
+}
+DONE = ".done"
+
+
+class RecipeCommand(Command):
+    """Print or run the commands that make a pair on any base and measure it."""
+
+    json_help = "print the commands as one JSON document"
+
+    name: Literal["real-pair"] = argument("real-pair: RL and ReasonMaxxer on one base", Flag("name", required=True))
+    model: str = argument("the base: any model spec", Flag(metavar="S"), default=SMOLLM2)
+    set: str = argument(
+        "problem set with train, validation and test splits, or a file", Flag(metavar="NAME"), default="words"
+    )
+    style: str | None = argument("a prompt style by its name (default: the set's or the model's own)")
+    out: str = argument("folder of all that is made", Flag(metavar="DIR"), default="real-pair")
+    go: bool = argument("run the commands instead of printing them", Flag("--run"), default=False)
+    arms: str = argument("which ways of training ReasonMaxxer, with commas", default=",".join(ARMS))
+    seeds: int = argument("every training has the seeds 1 to N", default=1, ge=1, le=100)
+    iterations: int = argument("of RL", default=100, ge=1)
+    problems: int = argument("problems whose solutions ReasonMaxxer learns from", default=150, ge=1)
+    k: int = argument("solutions of each of them", default=16, ge=2)
+    select: int = argument("problems of these that are trained on", default=50, ge=1)
+    temperature: float = argument("of all samples", default=0.6, gt=0, le=10)
+    max_new_tokens: int = argument("upper bound of each solution, in tokens", default=40, ge=1)
+    tau_share: float = argument("share of the tokens that are taken as forks", default=0.05, gt=0, lt=1)
+    validation: int = argument("problems of the validation split", default=120, ge=1)
+    limit: int = argument("problems of the test split", default=320, ge=1)
+    n: int = argument("samples of each of them, beside the greedy answer", default=0, ge=0)
+    claims: int = argument("problems of the test split that the claims are measured on", default=300, ge=1)
+
+    def run(self, args: argparse.Namespace) -> None:
+        stages = stages_of(self)
+        if self.go:
+            run_stages(stages, Path(self.out))
+        elif args.json:
+            print(json.dumps({"recipe": self.name, "stages": [{"name": s.name, "command": s.line()} for s in stages]}))
+        else:
+            print("\n".join(stage.line() for stage in stages))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One command, and the file that says that it has been done."""
+
+    name: str
+    argv: tuple[str, ...]  # behind the interpreter
+    done: Path
+    output: Path | None = None  # its standard output, where that is a document
+
+    def line(self) -> str:
+        """The command as one types it."""
+        words = ["rmx", *self.argv[2:]] if self.argv[:2] == ("-m", "rmx") else ["python", *self.argv]
+        return shlex.join(words) + (f" > {shlex.quote(str(self.output))}" if self.output else "")
+
+    def resumed(self) -> Sequence[str]:
+        """The command that goes on with a training run that has begun, or the stage's own."""
+        if self.argv[2] != "train":
+            return self.argv
+        folder = self.argv[self.argv.index("--out") + 1]
+        return ("-m", "rmx", "train", "--resume", folder) if (Path(folder) / CONFIG).exists() else self.argv
+
+
+def stages_of(o: RecipeCommand) -> list[Stage]:
+    """List the stages of a real pair in their order."""
+    arms = [arm.strip() for arm in o.arms.split(",") if arm.strip()]
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        raise RmxError(f"There is no arm {', '.join(unknown)}. Choose from {', '.join(ARMS)}.")
+    out, found = Path(o.out), list[Stage]()
+    style = ("--style", o.style) if o.style else ()
+    asked = ("--model", o.model, "--set", o.set, *style)
+    sampled = ("--temperature", f"{o.temperature:g}", "--max-new-tokens", str(o.max_new_tokens))
+    adapters = list[str]()
+
+    def add(name: str, *argv: str, output: Path | None = None) -> None:
+        found.append(Stage(name, argv, out / f"{name}{DONE}", output))
+
+    for seed in range(1, o.seeds + 1):
+        rl = out / f"{RL}-{seed}"
+        add(
+            rl.name, "-m", "rmx.train.reinforce", str(rl), *asked, "--seed", str(seed), *sampled,
+            "--iterations", str(o.iterations), "--validation", str(o.validation),
+        )  # fmt: skip
+        adapters.append(str(rl / "adapter"))
+        drawn = out / f"rollouts-{seed}.jsonl"
+        if arms:
+            add(
+                f"rollouts-{seed}", "-m", "rmx", "rollouts", *asked, "--seed", str(seed), *sampled,
+                "--problems", str(o.problems), "--k", str(o.k), "--out", str(drawn),
+            )  # fmt: skip
+        for arm in arms:
+            run = out / f"{arm}-{seed}"
+            add(
+                run.name, "-m", "rmx", "train", *asked, "--from-rollouts", str(drawn), "--out", str(run),
+                *ARMS[arm], "--seed", str(seed), "--tau-share", f"{o.tau_share:g}", "--select", str(o.select),
+                "--max-new-tokens", str(o.max_new_tokens), "--rank", "16", "--alpha", "32",
+                "--validation", str(o.validation), "--validation-k", "1", "--test", "0",
+            )  # fmt: skip
+            adapters.append(str(run / "adapter"))
+    tried = [word for adapter in adapters for word in ("--adapter", adapter)]
+    report = out / f"{TEST}.json"
+    add(
+        TEST, "-m", "rmx", "eval", "--model", o.model, "--set", f"{o.set}:test", "--limit", str(o.limit),
+        "--n", str(o.n), *style, *sampled, *tried, "--json", output=report,
+    )  # fmt: skip
+    add(
+        CLAIMS, "-m", "rmx", "claims", "--model", o.model, "--adapter", adapters[0], "--set", f"{o.set}:test",
+        "--limit", str(o.claims), "--tau-share", f"{o.tau_share:g}", "--max-new-tokens", str(o.max_new_tokens),
+        *style, "--html", str(out / f"{CLAIMS}.html"), "--json", output=out / f"{CLAIMS}.json",
+    )  # fmt: skip
+    return found
+
+
+def run_stages(stages: Sequence[Stage], out: Path) -> None:
+    """Run the stages that have not been done, one after the other; a run that was cut off is gone on with.
+
+    Raises:
+        RmxError: a stage failed; what it printed stands in OUT/NAME.log.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in stages:
+        if stage.done.exists():
+            print(f"{stage.name}: done before", flush=True)
+            continue
+        print(f"{stage.name}: {stage.line()}", flush=True)
+        log = out / f"{stage.name}.log"
+        with log.open("ab") as errors:
+            made = subprocess.run(
+                [sys.executable, *stage.resumed()], stdin=subprocess.DEVNULL, stderr=errors,
+                stdout=subprocess.PIPE if stage.output else errors, check=False,
+            )  # fmt: skip
+        if made.returncode:
+            raise RmxError(f"{stage.name} ended with code {made.returncode}. What it printed stands in {log}.")
+        if stage.output:
+            stage.output.write_bytes(made.stdout)
+        stage.done.touch()

@@ -56,9 +56,8 @@ def cell(estimate: Estimate | None, unit: str = "%", scale: tuple[float, float] 
         return {"text": "–", "bar": None}
     bar, (left, right) = None, scale
     if estimate["low"] is not None:
-        low, value, high = (
-            100 * (min(max(estimate[key], left), right) - left) / (right - left) for key in ("low", "value", "high")
-        )
+        ends = (min(max(estimate[key], left), right) for key in ("low", "value", "high"))
+        low, value, high = (100 * (end - left) / (right - left) for end in ends)
         bar = {"low": round(low, 2), "width": round(max(high - low, 0.5), 2), "value": round(value, 2)}
     return {"text": brief(estimate, unit), "bar": bar}
 
@@ -84,15 +83,10 @@ def chart(series: Series, x: str, y: str) -> dict[str, Any]:
     for number, (name, points) in enumerate(drawn.items()):
         upper = [point(p, e["high"]) for p, e in points if e["high"] is not None]
         lower = [point(p, e["low"]) for p, e in reversed(points) if e["low"] is not None]
-        curves.append(
-            {
-                "name": name,
-                "colour": COLOURS[number % len(COLOURS)],
-                "line": " ".join(point(p, e["value"]) for p, e in points),
-                "band": " ".join([*upper, *lower]),
-                "dots": [{"at": point(p, e["value"]).split(","), "text": f"{p:g}: {brief(e, '%')}"} for p, e in points],
-            }
-        )
+        line, band = " ".join(point(p, e["value"]) for p, e in points), " ".join([*upper, *lower])
+        dots = [{"at": point(p, e["value"]).split(","), "text": f"{p:g}: {brief(e, '%')}"} for p, e in points]
+        about = {"name": name, "colour": COLOURS[number % len(COLOURS)]}
+        curves.append(about | {"line": line, "band": band, "dots": dots})
     ticks = [{"at": round(across[p], 1), "text": f"{p:g}"} for p in places]
     rows = [{"at": point(places[0], s).split(",")[1], "text": f"{100 * s:g} %"} for s in (0, 0.25, 0.5, 0.75, 1)]
     return {
@@ -186,13 +180,8 @@ class ResultDocument:
 
     def _repr_html_(self) -> str:
         heads, lines = self.table()
-        about = {
-            "heads": heads,
-            "lines": lines,
-            "notes": self.notes(),
-            "chart": chart(*curves) if (curves := self.curves()) else None,
-        }
-        return render("notebook/table.html", title=self.sentence(), **about)
+        below = {"notes": self.notes(), "chart": chart(*curves) if (curves := self.curves()) else None}
+        return render("notebook/table.html", title=self.sentence(), heads=heads, lines=lines, **below)
 
     def sentence(self) -> str:
         """Say in one line what was measured and what came out."""
@@ -251,16 +240,13 @@ class ShiftMapDocument(ResultDocument):
         ]
 
     def _repr_html_(self) -> str:
-        tokens = [
-            {
-                "text": token["text"],
-                "kind": "parted" if token["class"] in PARTED else "",
-                "weight": min(1.0, token["kl"]),
-                "facts": f"position {token['pos']}: KL {token['kl']:.3f} nats, {token['class']}",
-                "lists": [{"name": side, "top": token[side]["top"], "chosen": None} for side in ("base", "adapted")],
-            }
-            for token in self["tokens"]
-        ]
+        tokens = []
+        for token in self["tokens"]:
+            facts = f"position {token['pos']}: KL {token['kl']:.3f} nats, {token['class']}"
+            lists = [{"name": side, "top": token[side]["top"], "chosen": None} for side in ("base", "adapted")]
+            kind = "parted" if token["class"] in PARTED else ""
+            shown = {"text": token["text"], "kind": kind, "weight": min(1.0, token["kl"])}
+            tokens.append(shown | {"facts": facts, "lists": lists})
         about = {"answer": self["answer"], "notes": [self["base_check"]["sentence"]]}
         return render("notebook/tokens.html", title=self.sentence(), tokens=tokens, **about)
 
@@ -315,13 +301,12 @@ class ArmsDocument(ResultDocument):
         return f"{self['base']} and {self['adapted']}: {self['n']} problems of {self['set']}; {figures}"
 
     def rows(self) -> list[dict[str, Any]]:
-        return [
-            {"arm": arm, "touched": one["touched"]}
-            | flat("pass@1", one["pass@1"])
-            | flat("vs_base", one.get("vs_base"))
-            | {"won": one.get("won"), "lost": one.get("lost")}
-            for arm, one in self._arms().items()
-        ]
+        rows = []
+        for arm, one in self._arms().items():
+            figures = flat("pass@1", one["pass@1"]) | flat("vs_base", one.get("vs_base"))
+            both = {"won": one.get("won"), "lost": one.get("lost")}
+            rows.append({"arm": arm, "touched": one["touched"]} | figures | both)
+        return rows
 
     def table(self) -> Table:
         return ("arm", "pass@1", "tokens touched", "against the base"), [

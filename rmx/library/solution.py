@@ -13,16 +13,8 @@ from rmx.explore.branches import Branch, swap_job
 from rmx.explore.greedy_answers import sofar
 from rmx.explore.outcomes import MOST_FORKS, USUAL, OutcomeConfig, importance, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
-from rmx.library.results import (
-    ELSEWHERE,
-    FORK,
-    ImportanceDocument,
-    NotebookProgress,
-    OutcomesDocument,
-    RescueDocument,
-    SoFarDocument,
-    to_frame,
-)
+from rmx.library import results
+from rmx.library.results import ELSEWHERE, FORK, NotebookProgress, to_frame
 from rmx.models.load import Model
 from rmx.records import Answer, TokenDist, Trace, is_fork
 from rmx.service.requests import TraceRequest
@@ -142,7 +134,7 @@ class ModelSolution:
 
     def outcomes(
         self, at: int | TokenDist | None = None, *, forks: int = MOST_FORKS, progress: bool = True, **config: Any
-    ) -> OutcomesDocument | ImportanceDocument:
+    ) -> results.OutcomesDocument | results.ImportanceDocument:
         """Sample on from each alternative and count which answers are reached: `rmx outcomes`.
 
         Args:
@@ -163,12 +155,12 @@ class ModelSolution:
             if at is None:
                 curve = importance(*about, settings, known=known, forks=forks)
                 found = _last(curve, lambda s: tell("forks", s.at, s.of))
-                return ImportanceDocument(outcomes_json(self.trace, known, settings, found))
+                return results.ImportanceDocument(outcomes_json(self.trace, known, settings, found))
             states = outcomes(*about, at.pos if isinstance(at, TokenDist) else at, settings, known=known)
             found = _last(states, lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget))
-            return OutcomesDocument(outcomes_json(self.trace, known, settings, found))
+            return results.OutcomesDocument(outcomes_json(self.trace, known, settings, found))
 
-    def rescue(self, goal: Goal | None = None, *, progress: bool = True, **config: Any) -> RescueDocument:
+    def rescue(self, goal: Goal | None = None, *, progress: bool = True, **config: Any) -> results.RescueDocument:
         """Look for the fewest swaps that turn a wrong answer right, or break a right one: `rmx rescue`.
 
         Args:
@@ -183,12 +175,12 @@ class ModelSolution:
         with NotebookProgress(progress) as tell:
             states = rescue(self._model, self.trace, settings, known=self.known)
             found = _last(states, lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget))
-        return RescueDocument(solution_json(self.trace, self.known) | {"seed": settings.seed} | found.json())
+        return results.RescueDocument(solution_json(self.trace, self.known) | {"seed": settings.seed} | found.json())
 
-    def answers_so_far(self) -> SoFarDocument:
+    def answers_so_far(self) -> results.SoFarDocument:
         """Make the model conclude after each sentence, and return the answers: `rmx sofar`."""
         found = _last(sofar(self._model, self.trace, known=self.known), lambda _: None)
-        return SoFarDocument(solution_json(self.trace, self.known) | found.json())
+        return results.SoFarDocument(solution_json(self.trace, self.known) | found.json())
 
     # -- files and notebooks ------------------------------------------------------------------------------------------
 
@@ -209,9 +201,8 @@ class ModelSolution:
         """
         place, texts = Path(path), tree_texts(self.tree)
         if place.suffix[1:] not in texts:
-            raise RmxError(
-                f"A solution is written as {', '.join(f'.{kind}' for kind in texts)}; got {shown(place.name)}."
-            )
+            kinds = ", ".join(f".{kind}" for kind in texts)
+            raise RmxError(f"A solution is written as {kinds}; got {shown(place.name)}.")
         write_text(place, texts[place.suffix[1:]]())
 
     def to_frame(self) -> "DataFrame":
@@ -221,47 +212,34 @@ class ModelSolution:
 
     def figure(self) -> go.Figure:
         """Draw the entropy of each token as a Plotly figure, forks in another colour, the threshold as a line."""
-        colours = [FORK if is_fork(t.entropy, self.trace.tau) else ELSEWHERE for t in self.tokens]
+        tokens, tau = self.tokens, self.trace.tau
         figure = go.Figure(layout={"template": "plotly_white", "xaxis_title": "token", "yaxis_title": "nats"})
-        entropies, texts = [t.entropy for t in self.tokens], [repr(t.text) for t in self.tokens]
+        bars = {"x": [t.pos for t in tokens], "y": [t.entropy for t in tokens], "text": [repr(t.text) for t in tokens]}
+        colours = [FORK if is_fork(t.entropy, tau) else ELSEWHERE for t in tokens]
         hover = "%{x}: %{text}<br>%{y:.2f} nats<extra></extra>"
-        places = [t.pos for t in self.tokens]
-        figure.add_bar(
-            x=places, y=entropies, text=texts, textposition="none", marker_color=colours, hovertemplate=hover
-        )
-        return figure.add_hline(y=self.trace.tau, line_dash="dot", line_color=FORK)
+        figure.add_bar(**bars, textposition="none", marker_color=colours, hovertemplate=hover)
+        return figure.add_hline(y=tau, line_dash="dot", line_color=FORK)
 
     def __repr__(self) -> str:
         if self._branch.trace is None:
             return f"<a solution of {self._model.spec}, being written>"
         verdict = {True: "right", False: "wrong", None: "not graded"}[self.answer.correct]
-        return (
-            f"<{self._model.spec}: answer {self.answer.text} ({verdict}), {len(self.tokens)} tokens, "
-            f"{len(self.forks)} forks>"
-        )
+        size = f"{len(self.tokens)} tokens, {len(self.forks)} forks"
+        return f"<{self._model.spec}: answer {self.answer.text} ({verdict}), {size}>"
 
     def _repr_html_(self) -> str:
-        tau = self.trace.tau
         forks = {fork.pos for fork in self.forks}
-        tokens = [
-            {
-                "text": token.text,
-                "kind": "forced" if token.forced else "fork" if token.pos in forks else "",
-                "weight": min(1.0, token.entropy / MOST_ENTROPY),
-                "facts": f"position {token.pos}: entropy {token.entropy:.2f} nats, probability {token.p:.3f}",
-                "lists": [{"name": "", "top": [c.json() for c in token.top[:SHOWN]], "chosen": token.id}],
-            }
-            for token in self.tokens
-        ]
-        notes = [f"Underlined tokens are forks: their entropy exceeds {tau:g} nats. Point at one, or click it."]
-        return render(
-            "notebook/tokens.html",
-            title=repr(self)[1:-1],
-            tokens=tokens,
-            answer=self.answer.json(),
-            notes=notes,
-            fan=fan_drawing(self.trace, self._taken()),
-        )
+        tokens = []
+        for token in self.tokens:
+            kind = "forced" if token.forced else "fork" if token.pos in forks else ""
+            facts = f"position {token.pos}: entropy {token.entropy:.2f} nats, probability {token.p:.3f}"
+            lists = [{"name": "", "top": [c.json() for c in token.top[:SHOWN]], "chosen": token.id}]
+            shown = {"text": token.text, "kind": kind, "weight": min(1.0, token.entropy / MOST_ENTROPY)}
+            tokens.append(shown | {"facts": facts, "lists": lists})
+        limit = f"their entropy exceeds {self.trace.tau:g} nats"
+        about: dict[str, Any] = {"notes": [f"Underlined tokens are forks: {limit}. Point at one, or click it."]}
+        about |= {"answer": self.answer.json(), "fan": fan_drawing(self.trace, self._taken())}
+        return render("notebook/tokens.html", title=repr(self)[1:-1], tokens=tokens, **about)
 
     def _taken(self) -> dict[tuple[int, int], Answer]:
         """The answers of the branches that leave this solution by one token, by where they leave it."""
@@ -340,23 +318,16 @@ def fan_drawing(trace: Trace, ends: Mapping[Place, Answer]) -> dict[str, Any]:
 
 def _fork(token: TokenDist, x: float, gap: float, ends: Mapping[Place, Answer]) -> dict[str, Any]:
     """A fork and its other words, each with the middle of its line and the answer that it ends in."""
-    others = [c for c in token.top[:TOP_SHOWN] if c.id != token.id][:SLOTS]
     reach, used = min(34.0, 0.7 * gap), {True: 0, False: 0}
     words: list[dict[str, Any]] = []
-    for c in others:
+    for c in [c for c in token.top[:TOP_SHOWN] if c.id != token.id][:SLOTS]:
         end = ends.get((token.pos, c.id))
         up = end is not None and end.correct is True
         y = TRUNK - UP - SLOT * used[up] if up else TRUNK + DOWN + SLOT * used[up]
         used[up] += 1
-        said: dict[str, Any] = {
-            "text": c.text.strip() or "␣",
-            "p": c.p,
-            "kind": _kind(end),
-            "end": end.text if end is not None else None,
-        }
-        words.append(
-            said | {"y": y, "wide": max(1.0, THICK * c.p), "tip": x + reach, "letters": int((gap - reach - 14) / 7)}
-        )
+        said = {"text": c.text.strip() or "␣", "p": c.p, "kind": _kind(end), "end": end and end.text}
+        size = {"wide": max(1.0, THICK * c.p), "letters": int((gap - reach - 14) / 7)}
+        words.append(said | size | {"y": y, "tip": x + reach})
     return {"x": x, "text": token.text.strip() or "␣", "pos": token.pos, "letters": int(gap / 7) - 2, "words": words}
 
 

@@ -192,11 +192,10 @@ def _contestants(models: Sequence[LanguageModel | ModelPair | str]) -> tuple[Lan
     """The base, the adapters on it, and the other checkpoints; refused where they cannot be evaluated together."""
     if any(isinstance(one, ModelPair) and one.strength != 1 for one in models):
         raise RmxError("An evaluation takes adapters at full strength. Make the pair with strength=1.")
-    found = [
-        load(one) if isinstance(one, str) else one.adapted if isinstance(one, ModelPair) else one for one in models
-    ]
-    if not found:
+    if not models:
         raise RmxError("Name at least one model to evaluate.")
+    loaded = (load(one) if isinstance(one, str) else one for one in models)
+    found = [one.adapted if isinstance(one, ModelPair) else one for one in loaded]
     first = models[0].base if isinstance(models[0], ModelPair) else found[0]
     adapters, teachers = list[str](), list[str]()
     for one in found:

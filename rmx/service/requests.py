@@ -9,23 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 from pydantic import Field, StringConstraints, create_model
 
-from rmx.arguments import (
-    API_ONLY,
-    LATER,
-    Count,
-    Draws,
-    Flag,
-    Halves,
-    Most,
-    Samples,
-    Seed,
-    Swaps,
-    Temperature,
-    TopP,
-    Warm,
-    argument,
-    kind_of,
-)
+from rmx import arguments
+from rmx.arguments import API_ONLY, LATER, Count, Flag, Most, Seed, Swaps, Temperature, TopP, argument, kind_of
 from rmx.config import TOP_KEPT
 from rmx.engine.fair_queue import Kind
 from rmx.models.style_options import StyleOptions
@@ -223,7 +208,7 @@ class OutcomesRequest(SolutionRequest):
         "samples of each alternative, at most; by default 64, or 24 where no pos is given", Most("samples"), ge=1
     )
     budget: Budget = argument("tokens to sample in all, at most; by default 50,000, or 200,000 where no pos is given")
-    temperature: Warm = 1.0
+    temperature: arguments.Warm = 1.0
     top_p: TopP = argument(
         "nucleus sampling of the samples: the share of the probability that is drawn from", default=1.0
     )
@@ -362,7 +347,7 @@ class LocatorRequest(StudyRequest, AskingRequest):
 
     model: ModelName = None
     adapter: AdapterName = None
-    samples: Halves = argument("samples of each alternative, an even number", Most("samples"), default=16)
+    samples: arguments.Halves = argument("samples of each alternative, an even number", Most("samples"), default=16)
     brief: bool = argument("leave out the places that were looked at", API_ONLY, default=False)
 
 
@@ -377,7 +362,7 @@ class ClaimsRequest(StudyRequest, PairRequest):
         Flag(metavar="ID,ID"),
         max_length=500,
     )
-    n: Samples = argument("samples of each problem, for pass@k", Most("draws"), default=8)
+    n: arguments.Samples = argument("samples of each problem, for pass@k", Most("draws"), default=8)
 
 
 class EvalRequest(AskingRequest):
@@ -400,7 +385,7 @@ class EvalRequest(AskingRequest):
     )
     set: SetName = "mini"
     limit: FirstProblems = None
-    n: Draws = argument("samples per problem; 0: greedy only", Most("draws"), default=16)
+    n: arguments.Draws = argument("samples per problem; 0: greedy only", Most("draws"), default=16)
     k: list[Whole] | None = argument("tries of pass@k; by default 1, 2, 4 ... n", Flag(metavar="1,2,4"))
     temperature: Temperature = argument("temperature of the samples", default=0.6)
     top_p: TopP = 0.95

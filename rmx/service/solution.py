@@ -19,37 +19,28 @@ from rmx.explore.outcomes import USUAL, Importance, OutcomeConfig, Outcomes, imp
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.models.load import Model
 from rmx.records import Trace, as_json, shown_adapter
+from rmx.service import requests
 from rmx.service.checks import INTERVAL, Cancelled, Document, Site, swaps_of, without
-from rmx.service.requests import (
-    DrawnRequest,
-    ExportRequest,
-    OutcomesRequest,
-    RescueRequest,
-    ShiftsRequest,
-    SofarRequest,
-    SolutionRequest,
-    SwapRequest,
-    TraceRequest,
-)
+from rmx.service.requests import DrawnRequest, SolutionRequest
 from rmx.trees.document import read_tree
 from rmx.trees.tree_page import tree_texts
 
 Steps = Iterator[Document]
 
 
-def trace(request: TraceRequest, site: Site, cancelled: Cancelled) -> Steps:
+def trace(request: requests.TraceRequest, site: Site, cancelled: Cancelled) -> Steps:
     """One solution with the distribution behind every token."""
     model, job = prepare(request, site)
     found = yield from written(model, job, cancelled, request.top)
     yield _documents(request, model, job, [found])[0]
 
 
-def swap(request: SwapRequest, site: Site, cancelled: Cancelled) -> Steps:
+def swap(request: requests.SwapRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The unswapped solution first, then one for each swap, which applies to the one before."""
     yield _documents(request, *(yield from _swapped(request, site, cancelled, swaps_of(request.swaps), request.top)))
 
 
-def export(request: ExportRequest, site: Site, cancelled: Cancelled) -> Steps:
+def export(request: requests.ExportRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The solution and its branches as a file."""
     swaps = swaps_of(request.swaps) if request.swaps else ()
     model, job, traces = yield from _swapped(request, site, cancelled, swaps, TOP_SHOWN)
@@ -107,7 +98,7 @@ def new_tokens(asked: int | None, site: Site) -> int:
     return site.at_most(asked, NEW_TOKENS, "max_new_tokens")
 
 
-def prompt_of(request: SolutionRequest | ShiftsRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
+def prompt_of(request: SolutionRequest | requests.ShiftsRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
     """The ids of a request's prompt or problem, whichever it has, and the known answer."""
     if request.problem is None:
         return model.prompt_ids(request.prompt or "", request.raw), request.answer
@@ -146,7 +137,7 @@ def _cut(token: dict[str, Any], top: int) -> dict[str, Any]:
 
 
 def _documents(
-    request: TraceRequest | SwapRequest, model: Model, job: Job, traces: Sequence[Trace]
+    request: requests.TraceRequest | requests.SwapRequest, model: Model, job: Job, traces: Sequence[Trace]
 ) -> list[dict[str, Any]]:
     """The documents of traces; with `brief` their text, and only the tokens that matter."""
     about, found = asked(request, model, job, traces), []
@@ -178,14 +169,9 @@ def asked(request: DrawnRequest, model: Model, job: Job, traces: Sequence[Trace]
 
 def solution_json(trace: Trace, known: str | None) -> dict[str, Any]:
     """What every document about a solution begins with: enough to make the same solution again."""
-    return {
-        "model": trace.model,
-        "adapter": shown_adapter(trace.adapter),
-        **as_json(trace, "revision", "dtype", "tau", "prompt_ids", "style"),
-        "solution": trace.text,
-        "answer_before": trace.answer.json(),
-        "known": known,
-    }
+    who = {"model": trace.model, "adapter": shown_adapter(trace.adapter)}
+    how = as_json(trace, "revision", "dtype", "tau", "prompt_ids", "style")
+    return who | how | {"solution": trace.text, "answer_before": trace.answer.json(), "known": known}
 
 
 def _solve(
@@ -196,50 +182,45 @@ def _solve(
     return model, (yield from written(model, job, cancelled)), job.known
 
 
-def measure_outcomes(request: OutcomesRequest, site: Site, cancelled: Cancelled) -> Steps:
+def measure_outcomes(request: requests.OutcomesRequest, site: Site, cancelled: Cancelled) -> Steps:
     """What the alternatives of a position are worth, or without one those of all forks."""
     usual = USUAL if request.pos is None else OutcomeConfig()
-    config = replace(
-        usual,
-        samples=usual.samples if request.samples is None else request.samples,
-        budget=site.at_most(request.budget, usual.budget, "budget"),
-        max_new_tokens=new_tokens(request.max_new_tokens, site),
-        **as_json(request, "temperature", "top_p", "seed"),
-    )
+    samples = usual.samples if request.samples is None else request.samples
+    most, budget = new_tokens(request.max_new_tokens, site), site.at_most(request.budget, usual.budget, "budget")
+    draws = as_json(request, "temperature", "top_p", "seed")
+    config = replace(usual, samples=samples, budget=budget, max_new_tokens=most, **draws)
     model, found, known = yield from _solve(request, site, cancelled)
     if request.pos is None:
         states: Iterator[Any] = importance(model, found, config, known=known, forks=request.forks, cancelled=cancelled)
     else:
         states = outcomes(model, found, request.pos, config, known=known, cancelled=cancelled)
     state = yield from site.last(states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget})
-    yield _shown(request, outcomes_json(found, known, config, state))
+    document = outcomes_json(found, known, config, state)
+    yield without(document, "prompt_ids") if request.brief else document
 
 
 def outcomes_json(
     trace: Trace, known: str | None, config: OutcomeConfig, found: Outcomes | Importance
 ) -> dict[str, Any]:
     """The document of either form of `rmx outcomes`."""
-    draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
-    return solution_json(trace, known) | draws | found.json()
+    return solution_json(trace, known) | as_json(config, "seed", "temperature", "top_p") | found.json()
 
 
-def measure_rescue(request: RescueRequest, site: Site, cancelled: Cancelled) -> Steps:
+def measure_rescue(request: requests.RescueRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The fewest swaps that turn the answer."""
     most = new_tokens(request.max_new_tokens, site)
     config = RescueConfig(request.goal, request.budget, request.most_swaps, seed=request.seed, max_new_tokens=most)
     model, solved, known = yield from _solve(request, site, cancelled)
     states = rescue(model, solved, config, known=known, cancelled=cancelled)
     state = yield from site.last(states, lambda s: {"at": s.tried, "stage": s.sentence})
-    yield _shown(request, solution_json(solved, known) | {"seed": config.seed} | state.json())
+    document = solution_json(solved, known) | {"seed": config.seed} | state.json()
+    yield without(document, "prompt_ids") if request.brief else document
 
 
-def measure_sofar(request: SofarRequest, site: Site, cancelled: Cancelled) -> Steps:
+def measure_sofar(request: requests.SofarRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The answer at the end of each sentence."""
     model, solved, known = yield from _solve(request, site, cancelled)
     states = sofar(model, solved, known=known, cancelled=cancelled)
     state = yield from site.last(states, lambda s: {"at": len(s.points), "of": s.of})
-    yield _shown(request, solution_json(solved, known) | state.json())
-
-
-def _shown(request: OutcomesRequest | RescueRequest | SofarRequest, found: dict[str, Any]) -> dict[str, Any]:
-    return without(found, "prompt_ids") if request.brief else found
+    document = solution_json(solved, known) | state.json()
+    yield without(document, "prompt_ids") if request.brief else document

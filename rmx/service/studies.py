@@ -22,31 +22,22 @@ from rmx.explore.gate_recall import Locator, LocatorConfig
 from rmx.models.model_pair import Pair
 from rmx.models.style_options import StyleOptions
 from rmx.records import as_json
-from rmx.service import write_command
+from rmx.service import requests, write_command
 from rmx.service.checks import INTERVAL, Cancelled, Document, Site, without
-from rmx.service.requests import (
-    ClaimsRequest,
-    ComparingRequest,
-    EvalRequest,
-    InterveneRequest,
-    LocatorRequest,
-    RegradeRequest,
-    ShiftsRequest,
-)
 from rmx.service.solution import new_tokens, prompt_of
 from rmx.storage.safe_files import LineStore
 
 PATCHED = 20  # problems of an intervention that names no number
 
 
-def pair_options(request: ComparingRequest | ClaimsRequest, site: Site) -> PairOptions:
+def pair_options(request: requests.ComparingRequest | requests.ClaimsRequest, site: Site) -> PairOptions:
     """The pair and the problems that are asked for."""
     return PairOptions(
         model=site.model_name(request.model),
         adapter=site.adapter_name(request.adapter, request.model),
         teacher=site.model_name(request.teacher) if request.teacher else None,
         preset=request.pair or None,
-        strength=request.strength if isinstance(request, ComparingRequest) else 1.0,
+        strength=request.strength if isinstance(request, requests.ComparingRequest) else 1.0,
         recalibrate=site.recalibrate,
         max_new_tokens=new_tokens(request.max_new_tokens, site),
         set_name=site.set_name(request.set),
@@ -58,7 +49,7 @@ def pair_options(request: ComparingRequest | ClaimsRequest, site: Site) -> PairO
 # -- shifts -----------------------------------------------------------------------------------------------------------
 
 
-def shifts(request: ShiftsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+def shifts(request: requests.ShiftsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
     """Of one solution its tokens, of a set its shares."""
     options = pair_options(request, site)
     one = request.prompt is not None or request.problem is not None
@@ -76,7 +67,7 @@ def shifts(request: ShiftsRequest, site: Site, cancelled: Cancelled) -> Iterator
     yield without(document, "entropy_histogram") if request.brief else document
 
 
-def _one(request: ShiftsRequest, options: PairOptions, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+def _one(request: requests.ShiftsRequest, options: PairOptions, site: Site, cancelled: Cancelled) -> Iterator[Document]:
     """The map of one solution, with deltas of its tokens."""
     pair = options.pair(site.workspace, own=request.prompt is not None, raw=request.raw)
     run = ShiftMap(pair, _job(request, options, pair), cancelled)
@@ -98,12 +89,11 @@ def _one(request: ShiftsRequest, options: PairOptions, site: Site, cancelled: Ca
     yield found
 
 
-def _job(request: ShiftsRequest, options: PairOptions, pair: Pair) -> MapJob:
+def _job(request: requests.ShiftsRequest, options: PairOptions, pair: Pair) -> MapJob:
     """What to map: a prompt, and whose completion of it."""
     if (request.prompt is None) == (request.problem is None):
-        raise PromptError(
-            "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."
-        )
+        each = "a PROMPT, --problem ID, or --limit N for the first N problems of --set"
+        raise PromptError(f"Give exactly one of: {each}.")
     ids, known = prompt_of(request, pair.base)
     sampling = Sampling(request.temperature, request.top_p, request.seed, options.max_new_tokens)
     job = MapJob(ids, sampling, options.threshold(pair.base), request.source, known)
@@ -118,7 +108,7 @@ def _job(request: ShiftsRequest, options: PairOptions, pair: Pair) -> MapJob:
 # -- interventions ----------------------------------------------------------------------------------------------------
 
 
-def intervene(request: InterveneRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+def intervene(request: requests.InterveneRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
     """All arms over the problems."""
     arms = check_arms(tuple(a.strip() for a in request.arms.split(",") if a.strip()))
     options = pair_options(request, site)
@@ -140,7 +130,7 @@ FIRST = 100  # problems of a study that names no number
 BUDGET = 200_000  # tokens of a study that names none
 
 
-def locate(request: LocatorRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+def locate(request: requests.LocatorRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
     """What the gate finds of the tokens that decide."""
     most, budget = new_tokens(request.max_new_tokens, site), site.at_most(request.budget, BUDGET, "budget")
     config = LocatorConfig(request.samples, seed=request.seed, budget=budget, max_new_tokens=most)
@@ -150,27 +140,22 @@ def locate(request: LocatorRequest, site: Site, cancelled: Cancelled) -> Iterato
     adapter = site.workspace.adapter(model, site.adapter_name(request.adapter, request.model))
     tau = threshold_of(model, request.tau, request.tau_share, name, site.recalibrate)
     store = LineStore(keep=site.keep)
-    report = yield from site.last(
-        iter(Locator(model, problems, tau, config, name, cancelled, adapter, store=store)),
-        lambda r: {"at": r.problems, "of": r.of, "tokens_spent": r.tokens_spent},
-    )
+    run = Locator(model, problems, tau, config, name, cancelled, adapter, store=store)
+    report = yield from site.last(iter(run), lambda r: {"at": r.problems, "of": r.of, "tokens_spent": r.tokens_spent})
     found = report.json() | {"dtype": model.dtype, "adapter": request.adapter, "style": model.style.json()}
     share = request.tau_share
     found["calibration"] = None if share is None else calibration_of(model, share, name).json()
     yield without(found, "places") if request.brief else found
 
 
-def measure_claims(request: ClaimsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+def measure_claims(request: requests.ClaimsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
     """A row for each claim."""
     wanted = chosen(tuple(i.strip() for i in (request.only or "").split(",") if i.strip()))
     pair = replace(pair_options(request, site), limit=site.at_most(request.limit, FIRST, "problems"))
     options = ClaimOptions(pair, request.n, site.at_most(request.budget, BUDGET, "budget"))
-    subject = replace(
-        options.subject(site.workspace), store=SampleStore(keep=site.keep), private_runs=site.workspace.policy.public
-    )
-    report = yield from site.last(
-        iter(Board(subject, wanted, cancelled)), lambda r: {"study": r.does, "at": r.at, "of": r.of}
-    )
+    subject, store = options.subject(site.workspace), SampleStore(keep=site.keep)
+    run = Board(replace(subject, store=store, private_runs=site.workspace.policy.public), wanted, cancelled)
+    report = yield from site.last(iter(run), lambda r: {"study": r.does, "at": r.at, "of": r.of})
     yield report.json()
 
 
@@ -187,13 +172,13 @@ def claims_command(found: dict[str, Any], asked: Mapping[str, str | None]) -> st
         values["budget"] = int(asked["budget"] or 0)
     if len(found["rows"]) < len(CLAIMS):
         values["only"] = ",".join(row["id"] for row in found["rows"])
-    request = ClaimsRequest.model_construct(**values)
+    request = requests.ClaimsRequest.model_construct(**values)
     return shlex.join([*write_command(request, StyleOptions()), *shlex.split(asked.get("style") or "")])
 
 
-def evaluate(request: EvalRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+def evaluate(request: requests.EvalRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
     """Accuracy of the models, side by side."""
-    again = isinstance(request, RegradeRequest)
+    again = isinstance(request, requests.RegradeRequest)
     if again and not site.keep:
         raise RmxError("--regrade reads what is kept, and --no-cache keeps nothing. Leave one of them out.")
     most = site.at_most(request.max_new_tokens, EvalConfig().max_new_tokens, "max_new_tokens")
@@ -205,9 +190,7 @@ def evaluate(request: EvalRequest, site: Site, cancelled: Cancelled) -> Iterator
     adapters = [site.adapter_name(one, request.model) or "" for one in request.adapter or ()]
     teachers = [site.model_name(one) for one in request.teacher or ()]
     contestants = contestants_of(site.workspace, spec, adapters, teachers, request.style_options(), name)
-    run = (Regrading if again else Evaluation)(
-        contestants, problems, config, name, store=SampleStore(keep=site.keep)
-    ).run(cancelled)
-    report = yield from site.last(run, lambda r: {"at": r.at, "of": r.of, "known_before": r.cached})
+    run = (Regrading if again else Evaluation)(contestants, problems, config, name, store=SampleStore(keep=site.keep))
+    report = yield from site.last(run.run(cancelled), lambda r: {"at": r.at, "of": r.of, "known_before": r.cached})
     found: dict[str, Any] = {} if report is None else report.json()
     yield without(found, "per_problem") if request.brief else found

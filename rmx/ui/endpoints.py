@@ -53,13 +53,8 @@ def limits_of(settings: Settings) -> Limits:
 def add_api(demo: gr.Blocks, site: Site, owners: Owners) -> None:
     """Add an endpoint /NAME for each verb; to be called while `demo` is being built."""
     for name, verb in VERBS.items():
-        api(
-            endpoint(name, verb, site, owners),
-            api_name=name,
-            api_description=about(verb),
-            concurrency_id="api",
-            concurrency_limit=AT_ONCE,
-        )
+        told = {"api_name": name, "api_description": about(verb)}
+        api(endpoint(name, verb, site, owners), **told, concurrency_id="api", concurrency_limit=AT_ONCE)
 
 
 def about(verb: type[Request]) -> str:
@@ -154,9 +149,8 @@ def endpoint(name: str, verb: type[Request], site: Site, owners: Owners) -> Call
             raise gr.Error(sentence_of(error, name), print_exception=False, title="Not possible") from None
 
     run.__name__ = run.__qualname__ = name
-    run.__doc__ = "\n".join(
-        [about(verb), "", "Args:", *(f"    {name}: {field.description}" for name, field in fields.items())]
-    )
+    told = (f"    {name}: {field.description}" for name, field in fields.items())
+    run.__doc__ = "\n".join([about(verb), "", "Args:", *told])
     run.__annotations__ = {**hints, "request": gr.Request, "return": result}
     asked = inspect.Parameter("request", kind, annotation=gr.Request, default=None)
     vars(run)["__signature__"] = inspect.Signature([*inputs, asked], return_annotation=result)
@@ -202,10 +196,8 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
 
     @server.list_tools()  # type: ignore[untyped-decorator]
     async def tools() -> list[types.Tool]:
-        return [
-            types.Tool(name=name, description=about(verb), inputSchema=schema_of(verb, BRIEF))
-            for name, verb in VERBS.items()
-        ]
+        schemas = {name: schema_of(verb, BRIEF) for name, verb in VERBS.items()}
+        return [types.Tool(name=n, description=about(VERBS[n]), inputSchema=schemas[n]) for n in VERBS]
 
     @server.call_tool(validate_input=False)  # type: ignore[untyped-decorator]
     async def run(name: str, arguments: dict[str, Any]) -> types.CallToolResult:

@@ -15,7 +15,6 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
-from rmx.ui.server.late_tabs import build_late
 from rmx.ui.server.page_files import TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, SharedStream, Shares, share_queue
 from rmx.ui.settings import Settings
@@ -25,7 +24,7 @@ from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
 from rmx.ui.tabs.form_parts import OWN, QUIET, STREAM, payload, refused
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
-from rmx.ui.views import FILES
+from rmx.ui.views import FILES, build_late
 from rmx.ui.visitor_cookie import Owners, owners_of
 
 log = logging.getLogger(__name__)
@@ -79,14 +78,14 @@ def build_app(
             present = gr.Button("Present", size="sm", elem_id="present", min_width=80, scale=0)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
-                explore = build_explore_tab(explorer, settings, notice, owners.key_of)
+                explore = build_explore_tab(explorer, settings, notice)
                 c = explore.controls
                 build_memory_panel(workspace, owners, settings.public, c.section, c.model_note)
                 pins = gr.State([])  # forks for training, as JSON
                 explore.view.pins(explore.pinned, None, pins, trigger_mode="multiple", **QUIET)
             with gr.Tab("Compare", id="compare") as page:
                 build_late()
-                compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page, owners.key_of)
+                compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page)
             with gr.Tab("Train", id="train") as page:
                 build_late()
                 train = build_train_tab(training, owners, page, pins)
@@ -95,7 +94,7 @@ def build_app(
                 evaluate = build_evaluate_tab(evaluator, settings, page, owners)
             with gr.Tab("Claims", id="claims"):
                 build_late()
-                claims = build_claims_tab(Claims(workspace), settings, owners.key_of)
+                claims = build_claims_tab(Claims(workspace), settings)
             with gr.Tab("Runs", id="runs") as page:
                 build_late()
                 runs = build_runs_tab(training, owners, page)

@@ -6,9 +6,10 @@ from textwrap import wrap
 from typing import Annotated, Any, Literal
 
 from huggingface_hub import HfApi
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rmx.arguments import argument
 from rmx.config import ASSETS
 from rmx.data.problem_sets import REPOSITORIES
 from rmx.errors import RmxError
@@ -35,75 +36,57 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RMX_", extra="ignore", env_ignore_empty=True)
 
-    model: str | None = Field(
-        default=None, description="A model that is offered beside mini and loaded at start; the default of rmx trace."
-    )
-    adapter: str | None = Field(default=None, description="An adapter for that model.")
-    host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 in the image.")
-    port: int = Field(default=7860, ge=0, le=65535, description="The port; PORT counts where RMX_PORT is not set.")
-    hosts: Names = Field(
+    model: str | None = argument("A model that is offered beside mini and loaded at start; the default of rmx trace.")
+    adapter: str | None = argument("An adapter for that model.")
+    host: str = argument("The address to listen on; 0.0.0.0 in the image.", default="127.0.0.1")
+    port: int = argument("The port; PORT counts where RMX_PORT is not set.", default=7860, ge=0, le=65535)
+    hosts: Names = argument(
+        "Private: names that the app answers to beside its machine's own, such as gpu.lab.example or *.lab.example.",
         default=(),
-        description="Private: names that the app answers to beside its machine's own, such as gpu.lab.example or "
-        "*.lab.example.",
     )
-    proxies: Names = Field(
+    proxies: Names = argument(
+        "Public: addresses or networks of proxies whose x-forwarded-for is believed, beside private networks.",
         default=(),
-        description="Public: addresses or networks of proxies whose x-forwarded-for is believed, beside private "
-        "networks.",
     )
-    root_path: str = Field(default="", description="Where a proxy serves the app below a path, such as /rmx.")
-    runs: str | None = Field(
-        default=None, description="The folder of training runs: ./runs, or /data/runs in an image with a volume."
-    )
-    auth: str | None = Field(default=None, description="NAME:PASSWORD that every visitor must know.")
-    public: bool = Field(
-        default=False, description="Visitors are strangers. On a Space it is on unless it is switched off."
-    )
-    models: Names = Field(default=(), description="Public: further models that visitors may load, separated by commas.")
-    sets: Names = Field(
-        default=(),
-        description="Public: problem sets that are fetched from the Hub for visitors, separated by commas; the bundled "
+    root_path: str = argument("Where a proxy serves the app below a path, such as /rmx.", default="")
+    runs: str | None = argument("The folder of training runs: ./runs, or /data/runs in an image with a volume.")
+    auth: str | None = argument("NAME:PASSWORD that every visitor must know.")
+    public: bool = argument("Visitors are strangers. On a Space it is on unless it is switched off.", default=False)
+    models: Names = argument("Public: further models that visitors may load, separated by commas.", default=())
+    sets: Names = argument(
+        "Public: problem sets that are fetched from the Hub for visitors, separated by commas; the bundled "
         "ones and those in the Hub's cache are there anyway.",
-    )
-    adapters: Names = Field(
         default=(),
-        description="Public: further adapters that visitors may load, beside the bundled ones and those of runs.",
     )
-    hub_gb: float = Field(
-        default=0.0, ge=0, le=1000, description="Public: other models and adapters of the Hub up to this size; 0: none."
+    adapters: Names = argument(
+        "Public: further adapters that visitors may load, beside the bundled ones and those of runs.", default=()
     )
-    training: TrainingMode = Field(default="on", description="on, mini (quick runs on the bundled model only) or off.")
-    kept_runs: int = Field(
-        default=3, ge=1, le=1000, description="Public: runs that are kept of one visitor, the newest."
+    hub_gb: float = argument(
+        "Public: other models and adapters of the Hub up to this size; 0: none.", default=0.0, ge=0, le=1000
     )
-    max_new_tokens: int = Field(default=4096, ge=1, le=65536, description="Most tokens that a visitor may ask for.")
-    max_visitors: int = Field(
-        default=64,
-        ge=1,
-        le=1000,
-        description="Requests that hold or wait for one model; the next is refused (429 on the API).",
+    training: TrainingMode = argument("on, mini (quick runs on the bundled model only) or off.", default="on")
+    kept_runs: int = argument("Public: runs that are kept of one visitor, the newest.", default=3, ge=1, le=1000)
+    max_new_tokens: int = argument("Most tokens that a visitor may ask for.", default=4096, ge=1, le=65536)
+    max_visitors: int = argument(
+        "Requests that hold or wait for one model; the next is refused (429 on the API).", default=64, ge=1, le=1000
     )
-    per_visitor: int = Field(default=0, ge=0, le=1000, description="Of those, one visitor's; 0: no limit.")
-    per_address: int = Field(
-        default=0, ge=0, le=1000, description="Public: of those, one network address's; 0: no limit."
-    )
-    kept_tokens: int = Field(
+    per_visitor: int = argument("Of those, one visitor's; 0: no limit.", default=0, ge=0, le=1000)
+    per_address: int = argument("Public: of those, one network address's; 0: no limit.", default=0, ge=0, le=1000)
+    kept_tokens: int = argument(
+        "Memory for what visitors keep (solutions, comparisons, evaluations, files), as so many tokens of "
+        "4 kB; one visitor's may be a fourth of it.",
         default=400_000,
         ge=100,
-        description="Memory for what visitors keep (solutions, comparisons, evaluations, files), as so many tokens of "
-        "4 kB; one visitor's may be a fourth of it.",
     )
-    idle_minutes: float = Field(
-        default=1440.0, gt=0, description="Minutes after which a solution that nobody looks at is forgotten."
+    idle_minutes: float = argument(
+        "Minutes after which a solution that nobody looks at is forgotten.", default=1440.0, gt=0
     )
-    log: Literal["off", "requests"] = Field(
-        default="off",
-        description="requests: one line of JSON per request on stderr (verb, model, tokens, seconds, how it ended); "
+    log: Literal["off", "requests"] = argument(
+        "requests: one line of JSON per request on stderr (verb, model, tokens, seconds, how it ended); "
         "never a prompt.",
+        default="off",
     )
-    metrics: bool = Field(
-        default=True, description="Counters for Prometheus at /metrics; the machine's owner always sees them."
-    )
+    metrics: bool = argument("Counters for Prometheus at /metrics; the machine's owner always sees them.", default=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -161,7 +161,9 @@ class ZeroGpuCaller:
     def __init__(self, gpu: Gpu, workspace: Workspace) -> None:
         global _home
         _home = workspace
-        self._there = gpu(duration=_seconds)(run_on_worker)
+        self._there = gpu(duration=lambda call: call.seconds)(
+            run_on_worker
+        )  # it is asked with the arguments of the call
         # Outside a ZeroGPU Space the decorator of `spaces` changes nothing.
         self.crosses = self._there is not run_on_worker
 
@@ -229,11 +231,6 @@ def _until(found: Iterator[Any], cancelled: Callable[[], bool], ended: Callable[
                 yield ended(state) if ended else state
                 return
             yield state
-
-
-def _seconds(call: Call) -> int:
-    """Return the seconds that a call may take; ZeroGPU asks with the arguments of the call."""
-    return call.seconds
 
 
 def _sentence(error: Exception, seconds: int) -> str:

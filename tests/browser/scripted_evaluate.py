@@ -18,7 +18,7 @@ from rmx.ui.jobs.evaluator import EvalJob, Evaluator
 from rmx.ui.server.web_app import add_file_routes
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.evaluate_tab import EvaluateTab, build_evaluate_tab
-from rmx.ui.tabs.form_parts import nobody
+from rmx.ui.visitor_cookie import Owners
 
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"
 NUMBERS, WORDINGS = "held-out numbers", "held-out wordings"
@@ -155,11 +155,11 @@ def build(runs: Path) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Evaluate", id="evaluate") as page:
                 evaluator = Evaluator(space, RunStore(runs), measure)
-                tab = build_evaluate_tab(evaluator, Settings(), page)
+                tab = build_evaluate_tab(evaluator, Settings(), page, Owners(b"secret", everybody=True))
             with gr.Tab("Other", id="other"):
                 gr.Markdown("Nothing")
         wire(demo, tab, quiet)
-    demo.add_routes = lambda api: add_file_routes(api, {"problems": evaluator.take_file}, nobody)
+    demo.add_routes = lambda api: add_file_routes(api, {"problems": evaluator.take_file})
     return demo.queue(api_open=False)
 
 

@@ -16,8 +16,7 @@ from rmx.explore.branches import Branch
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares, bytes_of
 from rmx.ui.jobs.evaluator import Evaluator
-from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Sharing
+from rmx.ui.jobs.explorer import Explorer, Sharing
 
 
 class Shelf:

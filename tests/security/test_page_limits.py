@@ -22,8 +22,7 @@ from rmx.service import Limits
 from rmx.ui.endpoints import limits_of
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
-from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements, Sharing
+from rmx.ui.jobs.explorer import Explorer, Measurements, Sharing
 from rmx.ui.jobs.page_jobs import OpenPages
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import parts

@@ -19,19 +19,8 @@ from rmx.models.presets import PAIRS
 from rmx.models.workspace import Workspace
 from rmx.service.studies import claims_command
 from rmx.storage.job_store import JobStore
-from rmx.ui.jobs.page_jobs import (
-    FAULT,
-    MEASURED_CLAIMS,
-    RECORDED,
-    STATE_INTERVAL,
-    Message,
-    PageJob,
-    download,
-    field_of,
-    line_and_error,
-    report_steps,
-    stream_job,
-)
+from rmx.ui.jobs import page_jobs
+from rmx.ui.jobs.page_jobs import FAULT, RECORDED, STATE_INTERVAL, Message, PageJob, field_of
 
 log = logging.getLogger(__name__)
 FACTS = ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")  # of a report
@@ -68,7 +57,7 @@ class Claims:
         last = self.jobs.find(before)
         known = last.board if last is not None and last.options == options else None
         job = ClaimsJob(options, None if claim is None else frozenset([str(claim)]), known)
-        MEASURED_CLAIMS.begin(job, self.workspace)
+        page_jobs.MEASURED_CLAIMS.begin(job, self.workspace)
         return self.jobs.add(job)
 
     def stream(self, job: ClaimsJob) -> Iterator[Message]:
@@ -77,18 +66,16 @@ class Claims:
         def finish() -> None:
             job.done, job.before = True, None
 
-        message = partial(self.message, job)
+        steps, message = page_jobs.report_steps(job, lambda: self._board(job)), partial(self.message, job)
         full = partial(out_of_memory, "Take smaller models.")
-        steps = report_steps(job, lambda: self._board(job))
-        return stream_job(job, steps, message, STATE_INTERVAL, full=full, finish=finish)
+        return page_jobs.stream_job(job, steps, message, STATE_INTERVAL, full=full, finish=finish)
 
     def _board(self, job: ClaimsJob) -> Board:
         """The rows to measure, with what is known of them."""
         last, known = job.before, dict[str, Any]()
         if last is not None:
-            subject, known = last.subject, {"found": dict(last.found), "partial": dict(last.partial)}
+            subject, known = last.subject, {name: dict(getattr(last, name)) for name in ("found", "partial", "took")}
             known["found"].pop("runs", None)  # a run may have ended since
-            known["took"] = dict(last.took)
         else:
             options = job.options
             pair = options.pair.pair(self.workspace)
@@ -115,7 +102,7 @@ class Claims:
         return job.last
 
     def _state(self, job: ClaimsJob) -> Message:
-        message, report = line_and_error(job), job.report
+        message, report = page_jobs.line_and_error(job), job.report
         if report is None:
             return message | {"does": "" if job.done else "loading the models", "at": 0, "of": 0}
         message |= {"does": report.does, "at": report.at, "of": report.of}
@@ -139,7 +126,7 @@ class Claims:
             if report is None or not any(row.reading for row in report.rows):
                 raise RmxError("There is nothing to report yet. Measure something first.")
             found, asked = report.json(), report.subject.asked
-        return download("claims", {"html": lambda: html_report(found, claims_command(found, asked))}, "html")
+        return page_jobs.download("claims", {"html": lambda: html_report(found, claims_command(found, asked))}, "html")
 
 
 @lru_cache(maxsize=1)

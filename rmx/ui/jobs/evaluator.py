@@ -33,18 +33,8 @@ from rmx.service.checks import short_enough
 from rmx.service.requests import EvalRequest
 from rmx.storage.job_store import JobStore, MemoryShares, bytes_of, give_back
 from rmx.storage.rendering import csv_text
-from rmx.ui.jobs.page_jobs import (
-    EVALUATIONS,
-    RECORDED,
-    Message,
-    PageJob,
-    download,
-    field_of,
-    line_and_error,
-    log_request,
-    number,
-    whole,
-)
+from rmx.ui.jobs import page_jobs
+from rmx.ui.jobs.page_jobs import EVALUATIONS, RECORDED, Message, PageJob, field_of, number, whole
 
 GRACE = 30.0  # seconds after its last page has left that an evaluation goes on: a reload takes less
 UNSEEN = 180.0  # seconds after the last look at it, on a public site; a page that is hidden looks once a minute
@@ -102,12 +92,10 @@ class EvalJob(PageJob):
         self._begun = self._seen = self.clock()  # when it began, and when it was last looked at
 
     def parts(self) -> list[Any]:
-        """What it keeps in memory beside what it has found."""
         return [self.asked]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it keeps in memory."""
         return super().nbytes + self._found
 
     def begin(self, problems: Sequence[Problem]) -> None:
@@ -123,11 +111,10 @@ class EvalJob(PageJob):
             self.stamp += 1
             rows = document.get("per_problem", [])
             for row in rows:
-                known = self.rows.get(row["id"])
-                if known is None or known[2] != row:
-                    place = self._places.get(row["id"], len(self._places) + len(self.rows))
-                    self.rows[row["id"]] = (self.stamp, place, row)
-                    self._found += bytes_of(row) - (bytes_of(known[2]) if known else 0)
+                _, place, known = self.rows.get(row["id"], (0, len(self._places) + len(self.rows), None))
+                if known != row:
+                    self.rows[row["id"]] = (self.stamp, self._places.get(row["id"], place), row)
+                    self._found += bytes_of(row) - (bytes_of(known) if known else 0)
             # Each row is there once, in however many reports it came.
             self.document = document | ({"per_problem": [self.rows[row["id"]][2] for row in rows]} if rows else {})
 
@@ -146,7 +133,7 @@ class EvalJob(PageJob):
         with self._lock:
             self._seen = self.clock()
             news: Message = {"kind": "eval", "id": self.id, "state": self.state, "stamp": self.stamp}
-            news |= self._progress() | line_and_error(self)
+            news |= self._progress() | page_jobs.line_and_error(self)
             if since < self.stamp and self.document:
                 news["report"] = {key: value for key, value in self.document.items() if key != "per_problem"}
                 news["rows"] = [[place, row] for stamp, place, row in self.rows.values() if stamp > since]
@@ -165,7 +152,6 @@ class EvalJob(PageJob):
         return {"at": at, "of": of, "cached": cached, "seconds": round(passed, 1), "left": left}
 
     def join(self, session: str) -> None:
-        """Note that a page looks at it."""
         with self._lock:
             self._watchers.add(session)
             self._alone = None
@@ -267,19 +253,12 @@ class Evaluator:
         if n > 1 and temperature == 0:
             raise RmxError("At temperature 0 all samples are the same. Raise it, or ask for 0 samples: greedy only.")
         set_name, own = self._set(form, paths)
-        return EvaluateForm(
-            model=model,
-            adapters=_adapters(form.get("adapters")),
-            set_name=set_name,
-            limit=whole(form.get("limit"), "number of problems", 1, most_problems),
-            n=n,
-            temperature=temperature,
-            top_p=number(form.get("top_p"), "top-p", 0.01, 1.0),
-            seed=whole(form.get("seed"), "seed", 0, 2**31 - 1),
-            max_new_tokens=whole(form.get("max_new_tokens"), "most tokens", 1, int(form.get("most") or 65536)),
-            own=own,
-            style=from_form(*(form.get(name) for name in STYLE_FORM)),
-        )
+        adapters = _adapters(form.get("adapters"))
+        limit = whole(form.get("limit"), "number of problems", 1, most_problems)
+        top_p, seed = number(form.get("top_p"), "top-p", 0.01, 1.0), whole(form.get("seed"), "seed", 0, 2**31 - 1)
+        most = whole(form.get("max_new_tokens"), "most tokens", 1, int(form.get("most") or 65536))
+        style = from_form(*(form.get(name) for name in STYLE_FORM))
+        return EvaluateForm(model, adapters, set_name, limit, n, temperature, top_p, seed, most, own, style)
 
     @property
     def _most(self) -> tuple[int, int]:
@@ -295,9 +274,9 @@ class Evaluator:
         if not name:
             raise ProblemError("Choose a problem set first.")
         if split_name(name)[0] not in SETS and not paths:
-            known = ", ".join(self.workspace.policy.problem_sets())
+            known = f"Sets are {', '.join(self.workspace.policy.problem_sets())}"
             raise ProblemError(
-                f"There is no problem set '{name[:80]}'. Sets are {known}; for problems of your own choose '{OWN}'."
+                f"There is no problem set '{name[:80]}'. {known}; for problems of your own choose '{OWN}'."
             )
         if not paths:
             self.workspace.policy.admit_set(name)
@@ -324,9 +303,9 @@ class Evaluator:
         answers = sum(problem.answer is not None for problem in problems)
         return {"file": file.id, "name": file.name, "problems": len(problems), "answers": answers}
 
-    def start(self, asked: EvaluateForm, owner: str | None = None) -> EvalJob:
-        """Begin to measure, in a thread of its own. `owner` is the visitor who asks."""
-        who = replace(current_owner.get(), owner=owner, kind=Kind.BULK)
+    def start(self, asked: EvaluateForm) -> EvalJob:
+        """Begin to measure, in a thread of its own."""
+        who = replace(current_owner.get(), kind=Kind.BULK)
         job = EvalJob(asked, who=who, unseen=UNSEEN if self.workspace.policy.public else None)
         EVALUATIONS.begin(job, self.workspace)
         self.jobs.add(job)
@@ -356,7 +335,7 @@ class Evaluator:
         if public:  # what strangers have had computed does not fill the disk
             SampleStore().trim(PUBLIC_BYTES)
         give_back()
-        log_request("eval", time.monotonic() - began, {"model": asked.model, "outcome": job.state})
+        page_jobs.log_request("eval", time.monotonic() - began, {"model": asked.model, "outcome": job.state})
 
     def _take_reports(self, job: EvalJob, problems: list[Problem]) -> None:
         """Give the job its reports, the last one and one now and then before it."""
@@ -367,13 +346,12 @@ class Evaluator:
                 job.take(report.json())
                 self.jobs.grow(job)
                 due = time.monotonic() + max(INTERVAL, 4 * (time.monotonic() - begun))
-        if report is None:
-            return
-        job.take(report.json())
-        self.jobs.grow(job)
-        made = report.at - report.cached
-        if made > 0 and report.seconds > 0 and job.asked.own is None:
-            self._pace[job.asked.model, job.asked.set_name] = report.seconds / made
+        if report is not None:
+            job.take(report.json())
+            self.jobs.grow(job)
+            made = report.at - report.cached
+            if made > 0 and report.seconds > 0 and job.asked.own is None:
+                self._pace[job.asked.model, job.asked.set_name] = report.seconds / made
 
     def _evaluation(self, job: EvalJob, problems: list[Problem]) -> Iterator[Any]:
         """Yield the reports of the library's evaluation."""
@@ -406,8 +384,7 @@ class Evaluator:
 
     def tail(self, data: object) -> Message:
         """What is new of {"id"} after the stamp {"since"}."""
-        since = field_of(data, "since")
-        name = field_of(data, "id")
+        since, name = field_of(data, "since"), field_of(data, "id")
         job = self.recorded if name == RECORDED else self.jobs.find(name)
         if job is None:
             return {"kind": "gone", "id": str(name)[:80]}
@@ -421,13 +398,12 @@ class Evaluator:
             raise RmxError("There is nothing to export yet.")
         name = "".join(c if c.isalnum() else "-" for c in str(document.get("set", "set"))).strip("-") or "set"
         texts = {"json": lambda: json.dumps(document, ensure_ascii=False, indent=1), "csv": lambda: table(document)}
-        return download(f"evaluation-{name}", texts, field_of(data, "format"))
+        return page_jobs.download(f"evaluation-{name}", texts, field_of(data, "format"))
 
     def opened(self, data: object) -> Opened:
         """The problem and the model that {"id", "problem", "name"} names, loaded."""
         job, wanted = self.jobs.get(field_of(data, "id")), field_of(data, "problem")
-        found = job.rows.get(wanted) if isinstance(wanted, str) else None
-        if found is None:
+        if not isinstance(wanted, str) or wanted not in job.rows:
             raise RmxError("This problem is not part of the evaluation.")
         asked, name = job.asked, field_of(data, "name")
         names = [model.get("name") for model in job.document.get("models", [])]
@@ -436,7 +412,7 @@ class Evaluator:
         adapter = [None, *asked.adapters][names.index(name)]
         model = self.workspace.model(asked.model)
         self.workspace.adapter(model, adapter)
-        problem, style = found[2], _by_itself(model, asked.style, asked.set_name)
+        problem, style = job.rows[wanted][2], _by_itself(model, asked.style, asked.set_name)
         return Opened(model.spec, adapter, problem["problem"], problem.get("answer") or "", asked.max_new_tokens, style)
 
 
@@ -467,4 +443,5 @@ def table(document: Mapping[str, Any]) -> str:
             greedy = found.get("greedy") or {}
             first = [greedy.get(key) for key in of_greedy]
             rows.append([*about, name, *first, *(found.get(key) for key in counts)])
-    return csv_text([*about_problem, "known", "model", *(f"greedy_{key}" for key in of_greedy), *counts], rows)
+    heads = [*about_problem, "known", "model", *(f"greedy_{key}" for key in of_greedy), *counts]
+    return csv_text(heads, rows)

@@ -29,13 +29,9 @@ Item = TypeVar("Item")
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter("rmx_requests", "Requests by verb and by how they ended", ["verb", "outcome"], registry=REGISTRY)
 TOKENS = Counter("rmx_tokens", "Tokens made or read", ["verb"], registry=REGISTRY)
-SECONDS = Histogram(
-    "rmx_request_seconds",
-    "Seconds from the request to its end, waiting included",
-    ["verb"],
-    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
-    registry=REGISTRY,
-)
+SPANS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+WHOLE = "Seconds from the request to its end, waiting included"
+SECONDS = Histogram("rmx_request_seconds", WHOLE, ["verb"], buckets=SPANS, registry=REGISTRY)
 WAITING = Gauge("rmx_waiting", "Requests that hold or wait for a model", registry=REGISTRY)
 KEPT = Gauge("rmx_tokens_kept", "Tokens of solutions in memory", registry=REGISTRY)
 BYTES = Gauge("rmx_bytes_kept", "Bytes in memory of what visitors have sent and made", registry=REGISTRY)

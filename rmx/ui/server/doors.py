@@ -196,16 +196,16 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] != "POST" or path.startswith(FILES):
             await self.app(scope, receive, send)
             return
-        content = await _read(scope, receive)
-        refused: Refusal | None = (400, "The request is too long, or ended too early.")
-        if content is not None:
-            content = _filled(path, content)
+        try:
+            content = _filled(path, await _read(scope, receive))
             refused = self.refusal(path, content)
+        except ClientDisconnect:
+            refused = (400, "The request is too long, or ended too early.")
         if refused is not None:
-            await _answer(*refused)(scope, receive, send)
+            await refuse(*refused)(scope, receive, send)
             return
         unqueued = path.startswith((f"{ROOT}/run/", f"{ROOT}/api/"))
-        await self.app(scope, _again(content or b"", receive), _mistakes(send) if unqueued else send)
+        await self.app(scope, _again(content, receive), _mistakes(send) if unqueued else send)
 
     def refusal(self, path: str, content: bytes) -> Refusal | None:
         """Why a body cannot be used; None where gradio may have it."""
@@ -303,11 +303,12 @@ def _wanted(block: Any, value: Any) -> str | None:
 async def refuse_body(request: Any, error: Exception) -> Response:
     """Answer a body of another shape without repeating it: the framework's own answer holds all of it, thrice."""
     places = [".".join(map(str, one.get("loc", ())))[:80] for one in getattr(error, "errors", list)()[:3]]
-    return _answer(422, f"The body has another shape than this address takes: look at {', '.join(places) or 'it'}.")
+    return refuse(422, f"The body has another shape than this address takes: look at {', '.join(places) or 'it'}.")
 
 
-def _answer(status: int, sentence: str) -> Response:
-    return JSONResponse({"error": sentence, "detail": sentence}, status)
+def refuse(status: int, sentence: str, headers: dict[str, str] | None = None, **facts: Any) -> Response:
+    """A refusal with a sentence, where clients of gradio and of everything else look for it."""
+    return JSONResponse({"error": sentence, "detail": sentence, **facts}, status, headers)
 
 
 def _finite(text: str) -> float:
@@ -330,15 +331,12 @@ def _filled(path: str, content: bytes) -> bytes:
     return content
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes | None:
+async def _read(scope: Scope, receive: Receive) -> bytes:
     """The whole body, its size bounded outside, without half characters: gradio cannot send them back.
 
-    None where it breaks off. One that is not UTF-8 is refused later.
+    One that is not UTF-8 is refused later. Raises ClientDisconnect where it breaks off.
     """
-    try:
-        body = await Request(scope, receive).body()
-    except ClientDisconnect:
-        return None
+    body = await Request(scope, receive).body()
     with suppress(UnicodeDecodeError):
         return without_half_characters(body.decode()).encode()
     return body

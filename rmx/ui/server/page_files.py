@@ -5,14 +5,22 @@ nobody may frame it, because a page around it could lead a visitor's clicks; `RM
 
 Gradio makes the page anew for every visitor, a tenth of a second of the event loop; and it keeps the description of its
 endpoints with the address of whoever asked first. Neither depends on anything else of a request.
+
+By itself gradio fetches its scripts and style sheets in five rounds, one after the other; the style sheets alone are
+more than twenty requests. Here the ones that the first screen needs are found in gradio's own scripts and named in the
+page, so that all are asked for at once, and the style sheets come as one. Where a later gradio is built in another way
+nothing is found, and the page loads as gradio has it.
 """
 
 import asyncio
+import hashlib
 import html
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import fastapi
@@ -23,7 +31,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
-from rmx.ui.server.gradio_files import FirstFiles
 from rmx.ui.views import BASE, FILES, VERSION, modules_of, styles_of
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
@@ -56,11 +63,8 @@ class ContentPolicy:
 
     def __init__(self, app: ASGIApp, policy: str, proxied: bool = False) -> None:
         self.app, self.proxied = app, proxied
-        self.headers = {
-            "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "same-origin",
-        }
+        fixed = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+        self.headers = {"Content-Security-Policy": policy, **fixed}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,9 +96,8 @@ def ancestors(environment: Mapping[str, str]) -> tuple[str, ...]:
         RmxError: one that is none. What it says goes into a header, so nothing else may get in.
     """
     named = [word.rstrip("/").lower() for word in re.split(r"[\s,]+", environment.get(VARIABLE, "")) if word]
-    for word in named:
-        if not _ORIGIN.fullmatch(word):
-            raise RmxError(f"{VARIABLE} holds '{word[:80]}', which is no origin. Write https://example.org.")
+    if wrong := [word for word in named if not _ORIGIN.fullmatch(word)]:
+        raise RmxError(f"{VARIABLE} holds '{wrong[0][:80]}', which is no origin. Write https://example.org.")
     return tuple(dict.fromkeys((*(HUB if environment.get("SPACE_ID") else ()), *named)))
 
 
@@ -105,6 +108,75 @@ def parents_tag(environment: Mapping[str, str] = os.environ) -> str:
     """
     told = [origin for origin in ancestors(environment) if "*" not in origin and origin not in HUB]
     return f'<meta name="rmx-parents" content="{html.escape(" ".join(told))}">' if told else ""
+
+
+# -- Files of gradio's page that the first screen needs ----------------------------------------------------------------
+
+
+FOLDER = Path(vars(gradio.routes)["BUILD_PATH_LIB"])
+_LISTED = re.compile(r'"\./([\w.-]+\.(?:js|css))"')  # in the list at the beginning of a script
+_NEEDS = r"import\(`\./({})`\)(?:(?!import\().)*?__vite__mapDeps\(\[([\d,]*)\]"
+_ENTRY = re.compile(r"assets/(index-[\w-]+\.js)")
+_ADDRESS = re.compile(r"url\((?!['\"]?data:)")
+
+
+def list_files(types: Iterable[str]) -> list[str]:
+    """The names of all scripts and style sheets that a page with components of these types needs, besides the first."""
+    page = (FOLDER.parent / "index.html").read_text("utf-8")
+    entry = _ENTRY.search(page)
+    if entry is None:
+        return []
+    begin = [*_needed(entry[1], r"Index-[\w-]+\.js"), *_needed(entry[1], r"core-[\w-]+\.js")]
+    named = {name.partition("-")[0]: name for name in begin if name.endswith(".js")}
+    if not {"Index", "core"} <= named.keys():
+        return []
+    found = [*begin, *_needed(named["Index"], r"Blocks-[\w-]+\.js")]
+    for one in sorted(types):
+        found += _needed(
+            named["core"], r"[\w-]+\.js", rf"[{{,]{re.escape(one)}:\{{(?:(?!component:).)*component:\(\)=>"
+        )
+    return [name for name in dict.fromkeys(found) if name not in page]
+
+
+def _needed(script: str, wanted: str, before: str = "") -> list[str]:
+    """What a script fetches together with another that it imports; nothing where it imports none of that name."""
+    text, begin = _text(script), before + r"(?:(?!import\().)*?" if before else ""
+    match = re.search(begin + _NEEDS.format(wanted), text)
+    listed = _LISTED.findall(text.partition("=>i.map")[0])
+    return [listed[int(place)] for place in match[2].split(",") if place] if match else []
+
+
+@cache
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text("utf-8")
+
+
+class FirstFiles:
+    """What the page says of these files.
+
+    Args:
+        types: of the components that the page has at first.
+    """
+
+    def __init__(self, types: Iterable[str]) -> None:
+        names = list_files(types)
+        self.scripts = [name for name in names if name.endswith(".js")]
+        self.sheets = [name for name in names if name.endswith(".css") and not _ADDRESS.search(_text(name))]
+        self.style = "\n".join(map(_text, self.sheets)).encode()
+        self.digest = hashlib.sha256(self.style).hexdigest()[:16]
+
+    def tags(self, script: str) -> Iterator[str]:
+        """The tags. A style sheet that is switched off is not fetched, and gradio's script takes it for a known one.
+
+        Args:
+            script: address of gradio's first script.
+        """
+        if self.sheets:
+            yield f'<link rel="stylesheet" href="./assets/ui/{self.digest}.css">'
+        for name in self.sheets:
+            yield f'<link rel="stylesheet" disabled crossorigin href="./assets/{name}">'
+        for address in filter(None, (script, *(f"./assets/{name}" for name in self.scripts))):
+            yield f'<link rel="modulepreload" crossorigin href="{address}">'
 
 
 # -- The page's own modules, templates and style sheets ---------------------------------------------------------------
@@ -176,7 +248,9 @@ def link_first_tab(own: Mapping[int, FirstFiles]) -> None:
         return f"{{% if is_early(config) %}}{early}{{% else %}}{otherwise}{{% endif %}}"
 
     page = _START.sub(lambda found: if_early("", found[0]), page)
-    page = page.replace(CONFIG, if_early("".join(early_tags())) + CONFIG)
+    # By these the first solution is asked for and shown, before all others: gradio's script waits for it.
+    early = f'<script>{OPENING}</script><script type="module" src="./{BASE}{EARLY}.js"></script>'
+    page = page.replace(CONFIG, if_early(early) + CONFIG)
     rest = f'<template id="rest" data-script="{script}">{{{{ rest_tags(config) | safe }}}}</template>'
     page = page.replace("</head>", "".join((*card_tags(), *first_tags())) + if_early(THEME + rest) + "</head>")
     page = page.replace("<gradio-app", if_early(FILES[f"{EARLY}_page.html"].decode()) + "<gradio-app")
@@ -209,12 +283,6 @@ def first_tags() -> Iterator[str]:
     for path in modules_of(FIRST):
         yield f'<link rel="modulepreload" href="./{BASE}{path}">'
     yield f'<script type="module" src="./{BASE}{PAGE_MODULE}"></script>'
-
-
-def early_tags() -> Iterator[str]:
-    """The tags by which the first solution is asked for and shown, before all others: gradio's script waits for it."""
-    yield f"<script>{OPENING}</script>"
-    yield f'<script type="module" src="./{BASE}{EARLY}.js"></script>'
 
 
 # -- The page and its description, made once for each address that the app is reached under ---------------------------

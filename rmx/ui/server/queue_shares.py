@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 
 from rmx.engine.fair_queue import RequestOwner, Usage, current_owner
 from rmx.storage.safe_files import sendable
-from rmx.ui.server.late_tabs import find_late
+from rmx.ui.views import find_late
 
 PLAN = "plan"  # of these events of a page only the newest waits
 MOST_THREADS = 72  # streams of the page, each holds one, and what else runs beside them
@@ -325,28 +325,18 @@ def lighten_config(value: Any) -> Any:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
     late = list(find_late(value))
     unseen = {one["id"] for one in value["components"] if one["type"] == "api"}
-    gone = unseen.union(*(tab.gone for tab in late))
-    components = [
-        _without_unread(one) | {"props": _without_unread(one["props"])}
-        for one in value["components"]
-        if one["id"] not in gone
-    ]
-    later = frozenset[int]().union(*(tab.events for tab in late))
-    events = [
-        _without_unread(one)
-        for one in value["dependencies"]
-        if unseen.isdisjoint(one["outputs"]) and one["id"] not in later
-    ]
+    gone, later = unseen.union(*(tab.gone for tab in late)), frozenset[int]().union(*(tab.events for tab in late))
+    shown = [one for one in value["components"] if one["id"] not in gone]
+    components = [_without_unread(one) | {"props": _without_unread(one["props"])} for one in shown]
+    asked = [one for one in value["dependencies"] if unseen.isdisjoint(one["outputs"]) and one["id"] not in later]
     layout = _without(value["layout"], gone)
+    same = {"layout": layout, "dependencies": [one["id"] for one in asked]}
     pages = {
-        name: {
-            "layout": layout,
-            "components": [one for one in page["components"] if one not in gone],
-            "dependencies": [one["id"] for one in events],
-        }
+        name: same | {"components": [one for one in page["components"] if one not in gone]}
         for name, page in value["page"].items()
     }
-    return value | {"components": components, "dependencies": events, "layout": layout, "page": pages}
+    light = {"components": components, "dependencies": list(map(_without_unread, asked)), "layout": layout}
+    return value | light | {"page": pages}
 
 
 def _without(layout: dict[str, Any], gone: frozenset[int] | set[int]) -> dict[str, Any]:

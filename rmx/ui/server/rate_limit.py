@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from rmx.ui.server.doors import SMALL, Door, Kind, door_of
+from rmx.ui.server.doors import SMALL, Door, Kind, door_of, refuse
 from rmx.ui.visitor_cookie import Allowance, Owners, is_nearby, visitor_address
 
 OPEN = ("/health",)  # asked for by the machine that looks after the container
@@ -94,8 +94,7 @@ class AccessGate:
             return refused
         length = request.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or int(length[:12]) > door.most_bytes:
-            sentence = f"At most {door.most_bytes:,} bytes may be sent here at once."
-            return JSONResponse({"error": sentence, "detail": sentence}, 413)
+            return refuse(413, f"At most {door.most_bytes:,} bytes may be sent here at once.")
         if self.limited and (wait := self._too_often(request, door.kind)):
             return _later("That was a lot at once. Wait a moment, then go on.", wait)
         if method == "POST" and path.startswith(CALLS) and (ahead := self.waiting()) >= self.most:
@@ -139,8 +138,7 @@ def _basic(header: str) -> bytes | None:
 
 
 def _later(sentence: str, seconds: float, **facts: Any) -> Response:
-    shown = {"Retry-After": str(max(1, math.ceil(seconds)))}
-    return JSONResponse({"error": sentence, "detail": sentence, **facts}, 429, shown)
+    return refuse(429, sentence, {"Retry-After": str(max(1, math.ceil(seconds)))}, **facts)
 
 
 def _measured(receive: Receive, most: int) -> Receive:
@@ -208,8 +206,7 @@ class Connections:
 
     def leave(self, peer: str) -> None:
         """Count no longer."""
-        key = visitor_address(peer, ())
-        _take_off(self._by_address, key)
+        _take_off(self._by_address, visitor_address(peer, ()))
 
     def protocol(self) -> type[asyncio.Protocol]:
         """What uvicorn makes for each connection, bounded by these counts."""

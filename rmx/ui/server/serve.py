@@ -86,7 +86,7 @@ def serve(settings: Settings) -> None:
     if is_zerogpu():
         launch(settings).block_thread()
         return
-    workspace = Workspace(policy=settings.policy, **_line_of(settings))
+    workspace = Workspace(**_options_of(settings))
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)
     if settings.public:
@@ -99,25 +99,19 @@ def serve(settings: Settings) -> None:
         Server(server_config(app), app.state.halt, app.state.hang_up).run(sockets=[door])
 
 
-def _line_of(settings: Settings) -> dict[str, Any]:
-    """How many may wait for a model, in all and of one visitor or address."""
+def _options_of(settings: Settings) -> dict[str, Any]:
+    """What models a workspace has, and how many may wait for one, in all and of one visitor or address."""
     shares = {"per_visitor": settings.per_visitor, "per_address": settings.per_address}
-    return {"max_waiting": settings.max_visitors, **shares}
+    return {"policy": settings.policy, "max_waiting": settings.max_visitors, **shares}
 
 
 def server_config(app: fastapi.FastAPI) -> uvicorn.Config:
     """How the app is served: as many connections as this process has room for, and no more."""
     calm_logs()
     most = most_connections(raise_descriptor_limit())
-    return uvicorn.Config(
-        app,
-        http=Connections(most + 8).protocol(),  # those beyond `limit_concurrency` still get an answer
-        limit_concurrency=most,
-        backlog=128,
-        log_level="warning",
-        timeout_graceful_shutdown=GRACE,
-        server_header=False,
-    )
+    bounded = Connections(most + 8).protocol()  # those beyond `limit_concurrency` still get an answer
+    told: dict[str, Any] = {"log_level": "warning", "server_header": False, "timeout_graceful_shutdown": GRACE}
+    return uvicorn.Config(app, http=bounded, limit_concurrency=most, backlog=128, **told)
 
 
 class Server(uvicorn.Server):
@@ -176,21 +170,15 @@ def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> 
     """
     if settings.auth:
         raise RmxError("RMX_AUTH does not work on ZeroGPU. Make the Space private instead.")
-    workspace = ZeroWorkspace(gpu, device, policy=settings.policy, **_line_of(settings))
+    workspace = ZeroWorkspace(gpu, device, **_options_of(settings))
     notice = place(settings, workspace)
     workspace.ready()
     made = parts(workspace, settings, notice)
-    routes = {"routes": made.api.routes, "middleware": made.api.user_middleware}
-    closed = {"docs_url": None, "redoc_url": None, "openapi_url": None}
-    made.page.launch(
-        server_name=settings.host,
-        server_port=settings.port or None,
-        prevent_thread_lock=True,
-        quiet=True,
-        max_threads=made.page.max_threads,
-        app_kwargs=routes | closed,
-        **made.options,
-    )
+    app = {"routes": made.api.routes, "middleware": made.api.user_middleware}
+    app |= dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
+    where: dict[str, Any] = {"server_name": settings.host, "server_port": settings.port or None}
+    how: dict[str, Any] = {"prevent_thread_lock": True, "quiet": True, "max_threads": made.page.max_threads}
+    made.page.launch(app_kwargs=app, **where, **how, **made.options)
     made.finish(made.page.app)
     if settings.public:
         check_no_file_is_served(made.page.app)

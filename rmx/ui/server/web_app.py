@@ -30,26 +30,18 @@ from rmx.models.workspace import Workspace
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
 from rmx.ui.endpoints import has_mcp, limits_of, serve_tools, site_of
 from rmx.ui.jobs.evaluator import Evaluator
-from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Sharing
+from rmx.ui.jobs.explorer import Explorer, Sharing
 from rmx.ui.jobs.page_jobs import finish_all, metrics
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
+from rmx.ui.server import page_files
 from rmx.ui.server.doors import Bodies, Doors, HostCheck, refuse_body
-from rmx.ui.server.gradio_files import FirstFiles
-from rmx.ui.server.page_files import (
-    ContentPolicy,
-    PageCache,
-    add_page_files,
-    content_policy,
-    link_first_tab,
-    parents_tag,
-)
+from rmx.ui.server.page_files import FirstFiles
 from rmx.ui.server.queue_shares import lighten, lighten_config, send_everything, send_light_page
 from rmx.ui.server.rate_limit import AccessGate
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import Who, answering
+from rmx.ui.tabs.form_parts import answering
 from rmx.ui.visitor_cookie import Greeter, Owners, owners_of
 
 VARIABLE = "GRADIO_TEMP_DIR"
@@ -87,19 +79,17 @@ def check_no_file_is_served(app: Any) -> None:
     """
     word = secrets.token_hex(16)
     canaries = []
-    with ExitStack() as open_files:
+    with ExitStack() as stack:
         for folder in {tempfile.gettempdir(), os.environ.get(VARIABLE, tempfile.gettempdir())}:
-            file = tempfile.NamedTemporaryFile("w", prefix="rmx-canary-", suffix=".txt", dir=folder)  # noqa: SIM115
-            open_files.enter_context(file)
-            file.write(word)
-            file.flush()
-            canaries.append(file.name)
-        with ThreadPoolExecutor(1) as thread:  # this one may have a loop that runs already
-            given_away = thread.submit(asyncio.run, _ask(app, canaries, word)).result()
+            canary = tempfile.NamedTemporaryFile("w", prefix="rmx-canary-", suffix=".txt", dir=folder)  # noqa: SIM115
+            stack.enter_context(canary).write(word)
+            canary.flush()
+            canaries.append(canary.name)
+        thread = stack.enter_context(ThreadPoolExecutor(1))  # this one may have a loop that runs already
+        given_away = thread.submit(asyncio.run, _ask(app, canaries, word)).result()
     if given_away:
-        raise RmxError(
-            f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
-        )
+        shown = f"files of the machine ({given_away})"
+        raise RmxError(f"This app would hand out {shown}, so it does not start. Update rmx.")
 
 
 async def _ask(app: Any, canaries: list[str], word: str) -> str | None:
@@ -194,14 +184,14 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     add_routes(api, settings, explorer, training, owners)
     sharing = Sharing(explorer, settings.max_new_tokens)
     send_light_page()
-    add_file_routes(api, {"problems": evaluator.take_file, "tree": sharing.open_file}, owners.key_of)
+    add_file_routes(api, {"problems": evaluator.take_file, "tree": sharing.open_file})
     _add_middleware(api, workspace, settings, owners)
     page = build_app(workspace, settings, notice, training, owners, explorer, evaluator, api)
     shown = lighten_config(page.default_config.get_config())["components"]
     first = FirstFiles({one["type"] for one in shown})
-    add_page_files(api, first)
+    page_files.add_page_files(api, first)
     _own[page.app_id] = first
-    link_first_tab(_own)
+    page_files.link_first_tab(_own)
     mounted: list[gr.routes.App] = []
 
     def forget_info() -> None:
@@ -209,8 +199,9 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         for app in mounted:
             app.api_info = None
 
-    api.user_middleware += [Middleware(Bodies, demo=page), Middleware(PageCache, forget=forget_info)]
-    options = LAUNCH | {"head": parents_tag(), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
+    api.user_middleware += [Middleware(Bodies, demo=page), Middleware(page_files.PageCache, forget=forget_info)]
+    head, root = page_files.parents_tag(), settings.root_path or None
+    options = LAUNCH | {"head": head, "mcp_server": has_mcp(), "root_path": root}
     site = site_of(workspace, settings, training.store)
 
     def halt() -> None:
@@ -232,13 +223,11 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
 def _add_middleware(api: fastapi.FastAPI, workspace: Workspace, settings: Settings, owners: Owners) -> None:
     """Put what checks requests before the routes. The last one that is added is the first that a request meets."""
     api.add_middleware(Greeter, owners=owners)
-    api.add_middleware(
-        AccessGate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
-        limited=settings.public,
-    )  # fmt: skip
+    limits: dict[str, Any] = {"most": settings.max_visitors, "auth": settings.auth, "limited": settings.public}
+    api.add_middleware(AccessGate, owners=owners, waiting=workspace.waiting, **limits)
     api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)
     api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
-    api.add_middleware(ContentPolicy, policy=content_policy(), proxied=settings.public)
+    api.add_middleware(page_files.ContentPolicy, policy=page_files.content_policy(), proxied=settings.public)
     api.add_middleware(GZipMiddleware, minimum_size=2000)  # streams stay as they are
 
 
@@ -275,15 +264,15 @@ def add_routes(
         return Response(content, media_type="application/zip", headers=shown)
 
 
-def add_file_routes(api: fastapi.FastAPI, questions: dict[str, Question], who: Who) -> None:
+def add_file_routes(api: fastapi.FastAPI, questions: dict[str, Question]) -> None:
     """Add `POST /files/{kind}?name=…` for each question; the body is the file's text.
 
     Args:
-        questions: by kind, `{"name", "text"}` of a file -> the reply about it. who: names the visitor behind a request.
+        questions: by kind, `{"name", "text"}` of a file -> the reply about it.
     """
     free = anyio.CapacityLimiter(AT_ONCE)
 
-    def add(kind: str, ask: Callable[..., Any]) -> None:
+    def add(kind: str, ask: Callable[[Any], Any]) -> None:
         @api.post(f"/files/{kind}")
         async def take_file(request: fastapi.Request, name: str = "") -> JSONResponse:
             try:
@@ -291,7 +280,7 @@ def add_file_routes(api: fastapi.FastAPI, questions: dict[str, Question], who: W
             except UnicodeDecodeError:
                 return JSONResponse({"error": "The file is not UTF-8 text. Save it as UTF-8."}, 422)
             given = {"name": name[:200], "text": text}
-            return JSONResponse(await anyio.to_thread.run_sync(ask, given, request, limiter=free))
+            return JSONResponse(await anyio.to_thread.run_sync(ask, given, limiter=free))
 
     for kind, question in questions.items():
-        add(kind, answering(question, who))
+        add(kind, answering(question))

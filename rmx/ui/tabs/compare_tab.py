@@ -20,7 +20,6 @@ Other components reach it by `window.rmxClaims`: job() is the id of the job in s
 """
 
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -38,12 +37,11 @@ from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
 from rmx.service.requests import ClaimsRequest
 from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts, recorded_choices
-from rmx.ui.jobs.compare_jobs import PairJob, SetRun
-from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.comparer import Comparer, PairJob, SetRun
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
-from rmx.ui.tabs.form_parts import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who
+from rmx.ui.tabs.form_parts import LIGHT, MEASURE, QUIET, STREAM, StreamTab
 from rmx.ui.views import build_view
 
 # The slider moves by mouse, keys and its number box; once it rests, Compare is pressed.
@@ -81,7 +79,7 @@ class CompareForm:
         self.max_new = parts.whole_number(most, "Most tokens", "pair-max-new", minimum=1)
         self.style = parts.StyleControls("pair")
         self.note = gr.Markdown("", elem_id="pair-note")
-        self.fetching = parts.build_fetch_note(tab, self.note, "pair")
+        self.fetching = parts.FetchNote(tab, space, self.note, "pair")
         # The inputs of a callback, in the order of `CompareTab._pair`, `_map` and `over_set`.
         self.models = [*self.pair.asked, self.strength, *self.style.asked]
         self.asked = [*self.models, *self.boxes.all, self.source, self.text, self.tau, self.max_new]
@@ -93,8 +91,8 @@ class CompareTab(StreamTab):
 
     controls: CompareForm
 
-    def __init__(self, comparer: Comparer, settings: Settings, who: Who = parts.nobody) -> None:
-        super().__init__(comparer.jobs, who)
+    def __init__(self, comparer: Comparer, settings: Settings) -> None:
+        super().__init__(comparer.jobs)
         self.comparer, self.settings = comparer, settings
         space = comparer.workspace
         self.pairs = pairs_first(settings.model, settings.adapter, space.loaded, space.policy.offers)
@@ -120,16 +118,8 @@ class CompareTab(StreamTab):
         *chosen, pair, problem, answer, source, text, tau, max_new = asked
         most = whole(max_new, "most tokens", 1, self.settings.max_new_tokens)
         known = parts.known_answer(parts.chosen_pair(self.pairs, *chosen[:2]).base, pair, problem, answer)
-        return self.comparer.map(
-            self._pair(*chosen),
-            str(problem or ""),
-            tau,
-            known=known.answer,
-            known_computed=known.computed,
-            source=source,
-            text=str(text or ""),
-            max_new=most,
-        )
+        about = {"known": known.answer, "known_computed": known.computed, "source": source, "text": str(text or "")}
+        return self.comparer.map(self._pair(*chosen), str(problem or ""), tau, max_new=most, **about)
 
     def _pair(self, *asked: Any, set_name: str | None = None) -> Pair:
         """The two models of the form, loaded."""
@@ -154,12 +144,12 @@ class CompareTab(StreamTab):
         """Stream a decode under an arm."""
         yield from self._job("patch", "patch", request, lambda: self.comparer.patch(event._data))
 
-    def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[Message]:
-        """Stream shifts or interventions over a set."""
-        *chosen, name, limit, tau, max_new = asked
+    def over_set(self, what: str) -> Callable[..., Iterator[Message]]:
+        """Make a callback that streams "shifts" or interventions ("intervene") over a set."""
         policy = self.comparer.workspace.policy
 
-        def start() -> SetRun:
+        def start(request: gr.Request, *asked: Any) -> SetRun:
+            *chosen, name, limit, tau, max_new = asked
             policy.admit_set(str(name))
             count = whole(limit, "number of problems", 1, PUBLIC_PROBLEMS if policy.public else MOST_PROBLEMS)
             problems, pair = load_set(str(name))[:count], self._pair(*chosen, set_name=str(name))
@@ -167,7 +157,10 @@ class CompareTab(StreamTab):
             self.leave(request)  # what this page did before makes room
             return self.comparer.over_set(pair, what, str(name), problems, tau, most)
 
-        yield from self._job(what, "set", request, start)
+        def callback(request: gr.Request, *asked: Any) -> Iterator[Message]:
+            yield from self._job(what, "set", request, lambda: start(request, *asked))
+
+        return callback
 
     def models_of(self, *chosen: Any) -> list[str]:
         """The models of the pair that is chosen: one with its adapter, or two."""
@@ -189,24 +182,24 @@ class CompareTab(StreamTab):
         return gr.Group(visible=False), pair.base.tau, note
 
 
-def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who: Who = parts.nobody) -> CompareTab:
-    """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
-    tab = CompareTab(comparer, settings, who)
+def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab) -> CompareTab:
+    """Lay the tab out inside an open gr.Tab and wire it."""
+    tab = CompareTab(comparer, settings)
     with gr.Row(elem_id="compare", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="compare-controls", elem_classes="controls"):
             c = tab.controls = CompareForm(tab)
         with gr.Column(scale=1, min_width=320):
             questions = {"pair_tail": comparer.tail, "pair_inspect": comparer.inspect}
-            asked = parts.answers(who, **questions, pair_check=comparer.check, pair_export=comparer.export)
-            panes = build_view("compare/compare_view", asked, elem_id="pair")
+            questions |= {"pair_check": comparer.check, "pair_export": comparer.export}
+            panes = build_view("compare/compare_view", questions, elem_id="pair")
     opened = gr.State(False)
     page.select(tab.opening, [opened, *c.asked], [panes, opened], **STREAM)
-    fetch_before = partial(c.fetching.fetch_before, tab=tab, space=comparer.workspace, names=tab.models_of)
-    fetch_before(c.compare.click, asked=c.pair.asked)(tab.compare, c.asked, panes, **STREAM)
+    fetch_before = c.fetching.fetch_before
+    fetch_before(c.compare.click, tab.models_of, c.pair.asked)(tab.compare, c.asked, panes, **STREAM)
     c.strength.input(None, None, None, js=SETTLED, **QUIET)
-    chosen = fetch_before(c.pair.preset.input, names=tab.models_listed, asked=[c.pair.preset])(
-        tab.choose_pair, c.pair.preset, [c.pair.own, c.tau, c.note], api_visibility="private", concurrency_id="load"
-    )
+    load: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "load"}
+    found = fetch_before(c.pair.preset.input, tab.models_listed, [c.pair.preset])
+    chosen = found(tab.choose_pair, c.pair.preset, [c.pair.own, c.tau, c.note], **load)
     chosen.success(tab.compare, c.asked, panes, **STREAM)
     c.source.change(lambda source: gr.Textbox(visible=source == "text"), c.source, c.text, **LIGHT)
     for box in (c.boxes.problem, c.pair.preset, c.pair.base):
@@ -215,23 +208,17 @@ def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who:
     panes.patch(tab.patch, None, panes, **STREAM)
     panes.halt(tab.halt, None, None, **LIGHT)
     for button, what in ((c.shifts, "shifts"), (c.intervene, "intervene")):
-        _wire_set(tab, button, what, panes, fetch_before)
+        button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
+        found = fetch_before(button.click, tab.models_of, c.pair.asked)
+        found(tab.over_set(what), c.asked_of_set, panes, **MEASURE)
     return tab
-
-
-def _wire_set(tab: CompareTab, button: gr.Button, what: str, panes: gr.HTML, fetch_before: Callable[..., Any]) -> None:
-    def run(request: gr.Request, *asked: Any) -> Iterator[Message]:
-        yield from tab.over_set(what, request, *asked)
-
-    button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
-    fetch_before(button.click, asked=tab.controls.pair.asked)(run, tab.controls.asked_of_set, panes, **MEASURE)
 
 
 # -- The Claims tab ---------------------------------------------------------------------------------------------------
 
 
 MOST_BUDGET = 2_000_000
-PUBLIC_SAMPLES, PUBLIC_BUDGET = 16, 120_000
+PUBLIC = (PUBLIC_PROBLEMS, 16, 120_000)  # problems, samples and tokens on a public site
 FIRST_PROBLEMS, FIRST_BUDGET = 50, 60_000
 NOW = "(...asked) => [window.rmxClaims?.job() ?? '', ...asked.slice(1)]"  # which job the page shows
 
@@ -266,20 +253,18 @@ class ClaimsForm:
 class ClaimsTab(StreamTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    def __init__(self, claims: Claims, settings: Settings, who: Who = parts.nobody) -> None:
-        super().__init__(claims.jobs, who)
+    def __init__(self, claims: Claims, settings: Settings) -> None:
+        super().__init__(claims.jobs)
         self.claims, self.settings = claims, settings
         space = claims.workspace
         self.pairs = pairs_first(settings.model, settings.adapter, space.loaded, space.policy.offers)
 
     def options(self, *asked: Any) -> ClaimOptions:
         """What the form asks for."""
-        preset, base, adapter, teacher, name, limit, own_tau, tau, share, *rest = asked
-        samples, budget, seed, max_new, *style = rest
-        most = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET)
-        if not self.claims.workspace.policy.public:
-            most = (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
-        found = parts.chosen_pair(self.pairs, preset, base, adapter, teacher)
+        *chosen, name, limit, own_tau, tau, share, samples, budget, seed, max_new = asked[:13]
+        public = self.claims.workspace.policy.public
+        most = PUBLIC if public else (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
+        found = parts.chosen_pair(self.pairs, *chosen)
         pair = PairOptions(
             model=found.base,
             adapter=found.adapter,
@@ -290,7 +275,7 @@ class ClaimsTab(StreamTab):
             max_new_tokens=whole(max_new, "most tokens", 1, self.settings.max_new_tokens),
             set_name=str(name),
             limit=whole(limit, "number of problems", 1, most[0]),
-            style=from_form(*style),
+            style=from_form(*asked[13:]),
         )
         amount = whole(samples, "number of samples", 1, most[1])
         return ClaimOptions(pair, amount, whole(budget, "budget of tokens", 1, most[2]))
@@ -317,14 +302,14 @@ class ClaimsTab(StreamTab):
         yield from self.run("claims", request, start, self.claims.stream, about, kind=Kind.MEASURED)
 
 
-def build_claims_tab(claims: Claims, settings: Settings, who: Who = parts.nobody) -> ClaimsTab:
-    """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
-    tab = ClaimsTab(claims, settings, who)
+def build_claims_tab(claims: Claims, settings: Settings) -> ClaimsTab:
+    """Lay the tab out inside an open gr.Tab and wire it."""
+    tab = ClaimsTab(claims, settings)
     with gr.Row(elem_id="claims", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="claims-controls", elem_classes="controls"):
             c = ClaimsForm(tab)
         with gr.Column(scale=1, min_width=320):
-            asked = parts.answers(who, claims_tail=claims.tail, claims_export=claims.export)
+            asked = {"claims_tail": claims.tail, "claims_export": claims.export}
             cards = build_view(
                 "claims/claims_view", asked, claims=claims_texts(), recorded=recorded_choices(), elem_id="claims-view"
             )

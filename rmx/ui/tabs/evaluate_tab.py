@@ -16,7 +16,6 @@ from typing import Any
 import gradio as gr
 
 from rmx.data.problem_sets import SETS
-from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
 from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
@@ -31,7 +30,7 @@ from rmx.ui.tabs.explore_form import BASE
 from rmx.ui.tabs.explore_tab import ExploreTab
 from rmx.ui.tabs.form_parts import LIGHT, QUIET, StreamTab
 from rmx.ui.views import build_view
-from rmx.ui.visitor_cookie import Owners, is_loopback
+from rmx.ui.visitor_cookie import Owners
 
 FIRST_ADAPTER, FIRST_LIMIT = "rl", 100
 KEY = "rmx-evaluation"  # of the browser tab's own storage
@@ -52,20 +51,15 @@ class EvaluateControls:
         if settings.adapter and spec != "mini":
             known, first = [(settings.adapter, settings.adapter), *known], [settings.adapter]
         self.evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
-        self.fetching = parts.build_fetch_note(tab, gr.Markdown("", elem_id="evaluate-note"), "evaluate")
+        self.fetching = parts.FetchNote(
+            tab, tab.evaluator.workspace, gr.Markdown("", elem_id="evaluate-note"), "evaluate"
+        )
         self.model = gr.Dropdown(models, value=spec, label="Base", allow_custom_value=True, elem_id="evaluate-model")
-        self.adapters = gr.Dropdown(
-            known,
-            value=first,
-            label="Compared with it",
-            info="Bundled adapters, your runs; or type a folder or a Hub id.",
-            multiselect=True,
-            allow_custom_value=True,
-            elem_id="evaluate-adapters",
-        )
-        self.problem_set = gr.Dropdown(
-            _sets(policy), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
-        )
+        about: dict[str, Any] = {"label": "Compared with it", "allow_custom_value": True}
+        about["info"] = "Bundled adapters, your runs; or type a folder or a Hub id."
+        self.adapters = gr.Dropdown(known, value=first, multiselect=True, elem_id="evaluate-adapters", **about)
+        about = {"label": "Problem set", "allow_custom_value": True, "elem_id": "evaluate-set"}
+        self.problem_set = gr.Dropdown(_sets(policy), value="mini:test", **about)
         # Reads a .jsonl or .csv file in the browser and sends its text to /files/problems; its value is the answer,
         # {"file", "name", "problems", "answers"}, or None.
         file: dict[str, Any] = {"value": None, "most_bytes": FILE_BYTES, "elem_id": "evaluate-file", "visible": False}
@@ -79,15 +73,10 @@ class EvaluateControls:
 
     def _add_decoding(self, most: int) -> None:
         first = parts.defaults_of(EvalRequest)
-        self.n = gr.Radio(
-            [(str(count), count) for count in COUNTS],
-            value=first["n"],
-            label="Samples per problem",
-            info="0: one greedy answer only",
-            elem_id="evaluate-n",
-        )
+        about: dict[str, Any] = {"label": "Samples per problem", "info": "0: one greedy answer only"}
+        self.n = gr.Radio([(str(n), n) for n in COUNTS], value=first["n"], elem_id="evaluate-n", **about)
         with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
-            about: dict[str, Any] = {"label": "Temperature of the samples", "elem_id": "evaluate-temperature"}
+            about = {"label": "Temperature of the samples", "elem_id": "evaluate-temperature"}
             self.temperature = gr.Slider(0, 2, first["temperature"], step=0.05, **about)
             self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="evaluate-top-p")
             self.seed, self.max_new = parts.seed_and_length("evaluate-", most)
@@ -104,20 +93,19 @@ class EvaluateTab(StreamTab):
     view: gr.HTML
     kept: gr.Textbox  # the evaluation that this browser tab was looking at
 
-    def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners | None = None) -> None:
-        super().__init__(evaluator.jobs, owners.key_of if owners is not None else parts.nobody)
+    def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners) -> None:
+        super().__init__(evaluator.jobs)
         self.evaluator, self.settings, self.owners = evaluator, settings, owners
 
     def asked(self, request: gr.Request, values: tuple[Any, ...]) -> EvaluateForm:
         """Check what the form asks for. Only the machine's owner has its files read."""
         form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
-        admin = is_loopback(self.settings.host) if self.owners is None else self.owners.visitor_of(request).admin
-        return self.evaluator.asked(form, paths=admin)
+        return self.evaluator.asked(form, paths=self.owners.visitor_of(request).admin)
 
     def evaluate(self, request: gr.Request, *values: Any) -> Message:
         """Begin an evaluation; the page follows it."""
         try:
-            job = self.evaluator.start(self.asked(request, values), self.who(request))
+            job = self.evaluator.start(self.asked(request, values))
         except RmxError as error:
             return parts.refused(error)
         self.visitors.begin(request.session_hash, job)
@@ -132,15 +120,14 @@ class EvaluateTab(StreamTab):
 
     def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
         """The contestants that are there by now, and what the form would take."""
-        return self._contestants(request, values[0]), self.plan(request, *values)
+        return self._contestants(values[0]), self.plan(request, *values)
 
-    def choose_model(self, model: str, request: gr.Request) -> Any:
+    def choose_model(self, model: str) -> Any:
         """List what can be compared with another base."""
-        return self._contestants(request, model, value=[])
+        return self._contestants(model, value=[])
 
-    def _contestants(self, request: gr.Request, model: Any, **chosen: Any) -> gr.Dropdown:
-        with as_owner(self.who(request)):
-            return gr.Dropdown(self.evaluator.contestants(str(model or "")), **chosen)
+    def _contestants(self, model: Any, **chosen: Any) -> gr.Dropdown:
+        return gr.Dropdown(self.evaluator.contestants(str(model or "")), **chosen)
 
     def attach(self, event: gr.EventData, request: gr.Request) -> Message:
         """Have a page that was reloaded follow what it followed before; one that is gone, it learns by asking."""
@@ -154,23 +141,20 @@ class EvaluateTab(StreamTab):
             self.visitors.follow(request.session_hash, job)
 
 
-def build_evaluate_tab(
-    evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners | None = None
-) -> EvaluateTab:
+def build_evaluate_tab(evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners) -> EvaluateTab:
     """Lay the tab out inside an open gr.Tab and wire it."""
     tab = EvaluateTab(evaluator, settings, owners)
     with gr.Row(elem_id="evaluation", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="evaluate-controls", elem_classes="controls"):
             c = EvaluateControls(tab)
         with gr.Column(scale=1, min_width=320):
-            asked = parts.answers(parts.nobody, eval_tail=evaluator.tail, eval_export=evaluator.export)
-            shown = tab.view = build_view(
-                "evaluate/evaluate_view", asked, storage_key=KEY, recorded=RECORDED, elem_id="evaluate"
-            )
+            asked = {"eval_tail": evaluator.tail, "eval_export": evaluator.export}
+            known = {"storage_key": KEY, "recorded": RECORDED}
+            shown = tab.view = build_view("evaluate/evaluate_view", asked, elem_id="evaluate", **known)
             tab.kept = gr.Textbox(visible=False)
     page.select(tab.opening, c.asked, [c.adapters, shown], **LIGHT)
-    space, models = evaluator.workspace, lambda model: [str(model or "mini").strip()]
-    c.fetching.fetch_before(c.evaluate.click, tab, space, models, [c.model])(tab.evaluate, c.asked, shown, **LIGHT)
+    found = c.fetching.fetch_before(c.evaluate.click, lambda model: [str(model or "mini").strip()], [c.model])
+    found(tab.evaluate, c.asked, shown, **LIGHT)
     c.model.input(tab.choose_model, c.model, c.adapters, **QUIET)
     c.problem_set.change(lambda name: gr.HTML(visible=name == OWN), c.problem_set, c.file, **LIGHT)
     choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)

@@ -16,13 +16,12 @@ from rmx.models.workspace import Workspace
 from rmx.service.requests import TraceRequest
 from rmx.storage.safe_files import MOST_CHARACTERS
 from rmx.trees.gallery import list_trees
-from rmx.ui.jobs.measurements import Sharing
+from rmx.ui.jobs.explorer import Sharing
 from rmx.ui.server.doors import LARGE
-from rmx.ui.server.late_tabs import build_late
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
-from rmx.ui.tabs.form_parts import LIGHT, QUIET, Who, answers, literal, shows_errors
-from rmx.ui.views import build_view
+from rmx.ui.tabs.form_parts import LIGHT, QUIET, literal, shows_errors
+from rmx.ui.views import build_late, build_view
 from rmx.ui.visitor_cookie import Owners
 
 BASE = "none (base)"
@@ -45,7 +44,6 @@ class ExploreForm:
         workspace: Workspace,
         settings: Settings,
         sharing: Sharing,
-        who: Who,
         spec: str,
         adapter: str | None,
         notice: str | None,
@@ -68,7 +66,7 @@ class ExploreForm:
             problems = listed_problems("mini")
             self.picked = gr.Dropdown(problems, value=None, label="Problem of the set", elem_id="picked")
         build_builder(self.boxes)
-        build_share_panel(sharing, who)
+        build_share_panel(sharing)
         self._add_model(workspace, settings, spec, adapter)
         self._add_threshold(workspace.model(spec).tau)
         self._add_decoding()
@@ -91,9 +89,8 @@ class ExploreForm:
             title = f"Load {GPU_PRESET.title} ({GPU_PRESET.size(True)})"
             self.gpu = gr.Button(title, size="sm", visible=gpu and offers(GPU_PRESET.name), elem_id="gpu")
             adapters = list(dict.fromkeys([BASE, *bundled_adapters(opened), *opened.adapters]))
-            self.adapter = gr.Dropdown(
-                adapters, value=adapter or BASE, label="Adapter", allow_custom_value=True, elem_id="adapter"
-            )
+            typed: dict[str, Any] = {"label": "Adapter", "allow_custom_value": True, "elem_id": "adapter"}
+            self.adapter = gr.Dropdown(adapters, value=adapter or BASE, **typed)
             more = "" if settings.public else "A Hub id, a folder or a .gguf file works too."
             self.model_note = gr.Markdown(more, elem_id="model-note")
             self.cancel = gr.Button("Cancel", size="sm", visible=False, elem_id="cancel-download")
@@ -131,10 +128,9 @@ def build_builder(boxes: parts.ProblemBoxes) -> None:
     first = next(iter(TEMPLATES.values()))
     with gr.Accordion("Build a problem", open=False, elem_id="builder"):
         build_late()
-        template = gr.Dropdown(
-            [(t.describe(), t.name) for t in TEMPLATES.values()], value=first.name, label="Kind of problem"
-        )
-        wording = gr.Dropdown(_wordings(first.name), value=0, label="Wording")
+        kinds = [(t.describe(), t.name) for t in TEMPLATES.values()]
+        template = gr.Dropdown(kinds, value=first.name, label="Kind of problem")
+        wording = _wordings(first.name)
         with gr.Row():
             one = gr.Dropdown(sorted(NAMES), value="Ann", label="First name", min_width=90)
             two = gr.Dropdown(sorted(NAMES), value="Ben", label="Second name", min_width=90)
@@ -142,12 +138,13 @@ def build_builder(boxes: parts.ProblemBoxes) -> None:
         with gr.Row():
             numbers = _numbers(first.name)
         make = gr.Button("Use this problem", size="sm")
-    template.change(_choose, template, [wording, *numbers], **LIGHT)
+    template.change(lambda name: [_wordings(name), *_numbers(name)], template, [wording, *numbers], **LIGHT)
     make.click(_make, [template, wording, one, two, thing, *numbers], boxes.all, **LIGHT)
 
 
-def _wordings(template: str) -> list[tuple[str, int]]:
-    return [(w.plain(), i) for i, w in enumerate(TEMPLATES[template].wordings)]
+def _wordings(template: str) -> gr.Dropdown:
+    choices = [(w.plain(), i) for i, w in enumerate(TEMPLATES[template].wordings)]
+    return gr.Dropdown(choices, value=0, label="Wording")
 
 
 def _numbers(template: str) -> list[gr.Number]:
@@ -156,10 +153,6 @@ def _numbers(template: str) -> list[gr.Number]:
     slots = TEMPLATES[template].slots.items()
     shown = [gr.Number(low, label=f"{name} ({low}–{high})", visible=True, **box) for name, (low, high) in slots]
     return shown + [gr.Number(None, label="–", visible=False, **box) for _ in range(MAX_NUMBERS - len(shown))]
-
-
-def _choose(template: str) -> list[Any]:
-    return [gr.Dropdown(_wordings(template), value=0), *_numbers(template)]
 
 
 @shows_errors
@@ -173,11 +166,11 @@ def _make(template: str, wording: int, one: str, two: str, thing: str, *numbers:
     return parts.together(made.problem, made.answer)
 
 
-def build_share_panel(sharing: Sharing, who: Who) -> None:
+def build_share_panel(sharing: Sharing) -> None:
     """Lay out a file control and the gallery; what is opened appears in the token view (`window.rmx.open`)."""
     known: dict[str, Any] = {"most": MOST_CHARACTERS, "most_bytes": LARGE, "pieces": list(map(asdict, list_trees()))}
     with gr.Accordion("Recorded trees", open=False, elem_id="recorded"):
-        build_view("explore/share_panel", answers(who, open_piece=sharing.open_piece), elem_id="share-panel", **known)
+        build_view("explore/share_panel", {"open_piece": sharing.open_piece}, elem_id="share-panel", **known)
 
 
 class MemoryPanel:

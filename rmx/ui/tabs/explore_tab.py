@@ -22,7 +22,7 @@ import gradio as gr
 
 from rmx.arguments import Sampling
 from rmx.data.problem_sets import Example, examples, find_problem, load_set, of_kind
-from rmx.engine.fair_queue import as_owner
+from rmx.engine.fair_queue import current_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
@@ -31,28 +31,12 @@ from rmx.models.adapter_names import bundled_adapters
 from rmx.models.download import DownloadStopped
 from rmx.models.style_options import from_form
 from rmx.records import Problem
-from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements, Sharing
+from rmx.ui.jobs.explorer import Explorer, Measurements, Sharing
 from rmx.ui.jobs.page_jobs import Message, observed, prefetch
 from rmx.ui.settings import Settings
+from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, MOST_TAU, REAL, ExploreForm, listed_problems
-from rmx.ui.tabs.form_parts import (
-    LIGHT,
-    MEASURE,
-    QUIET,
-    STREAM,
-    StreamTab,
-    Who,
-    answers,
-    known_answer,
-    literal,
-    nobody,
-    payload,
-    refused,
-    show_computed,
-    shows_errors,
-    together,
-)
+from rmx.ui.tabs.form_parts import LIGHT, MEASURE, QUIET, STREAM, StreamTab, payload, refused, shows_errors, together
 from rmx.ui.views import build_view
 
 LOOKED_AT = 4000  # characters of a problem; a longer one is refused for its length
@@ -64,8 +48,8 @@ class ExploreTab(StreamTab):
     controls: ExploreForm
     view: gr.HTML
 
-    def __init__(self, explorer: Explorer, settings: Settings, who: Who = nobody) -> None:
-        super().__init__(explorer.runs, who)
+    def __init__(self, explorer: Explorer, settings: Settings) -> None:
+        super().__init__(explorer.runs)
         self.explorer, self.settings = explorer, settings
         self._first: Branch | None = None  # what the first screen shows, solved once for all visitors
         self.measurements = Measurements(explorer)
@@ -81,18 +65,13 @@ class ExploreTab(StreamTab):
     def start(self, request: gr.Request, asked: Sequence[Any], **how: Any) -> Iterator[Message]:
         """Stream a new solution, or score a pasted one; `how` as `begin` takes it."""
         verb = "trace" if how.get("read") is None else "read"
-        return self._branch(verb, request, lambda: self.begin(asked, self.who(request), **how))
+        return self._branch(verb, request, lambda: self.begin(asked, **how))
 
     def _branch(self, verb: str, request: gr.Request, start: Callable[[], Branch]) -> Iterator[Message]:
         return self.run(verb, request, start, self.explorer.stream, outcome_of, _not_started)
 
     def begin(
-        self,
-        asked: Sequence[Any],
-        owner: str | None,
-        read: str | None = None,
-        show: int | None = None,
-        anyway: bool = False,
+        self, asked: Sequence[Any], read: str | None = None, show: int | None = None, anyway: bool = False
     ) -> Branch:
         """The solution that was asked for, not generated yet.
 
@@ -110,21 +89,11 @@ class ExploreTab(StreamTab):
         spec = str(model or "mini").strip()
         if not (anyway or raw or read) and outside(spec, problem):
             raise ProblemError("Not solved: mini was not trained on such a text. What to do stands below Solve.")
-        known = known_answer(spec, pair, problem, answer)
-        return self.explorer.start(
-            spec,
-            None if adapter in (None, "", BASE) else str(adapter).strip(),
-            str(problem or ""),
-            sampling,
-            tau,
-            known=known.answer,
-            known_computed=known.computed,
-            raw=bool(raw),
-            read=read,
-            show=show,
-            owner=owner,
-            style=from_form(*style),
-        )
+        known = parts.known_answer(spec, pair, problem, answer)
+        on = None if adapter in (None, "", BASE) else str(adapter).strip()
+        about: dict[str, Any] = {"known": known.answer, "known_computed": known.computed, "raw": bool(raw)}
+        about |= {"read": read, "show": show, "owner": current_owner.get().owner, "style": from_form(*style)}
+        return self.explorer.start(spec, on, str(problem or ""), sampling, tau, **about)
 
     def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """Stream the solution of the problem in the form."""
@@ -144,8 +113,7 @@ class ExploreTab(StreamTab):
 
     def verify(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
         """Decode a recorded tree here."""
-        data, owner = event._data, self.who(request)
-        yield from self.again("verify", request, lambda begin: self.sharing.verify(data, owner, begin))
+        yield from self.again("verify", request, lambda begin: self.sharing.verify(event._data, begin))
 
     def again(
         self, verb: str, request: gr.Request, messages: Callable[[Callable[[Branch], Branch]], Iterator[Message]]
@@ -191,9 +159,7 @@ class ExploreTab(StreamTab):
         """The boxes and the threshold for a tree that was opened from elsewhere: {"problem", "answer", "tau"}."""
         data = payload(event)
         tau = data.get("tau")
-        shown = (
-            gr.Slider(value=tau, maximum=max(MOST_TAU, math.ceil(tau))) if isinstance(tau, int | float) else gr.skip()
-        )
+        shown = at_tau(tau) if isinstance(tau, int | float) else gr.skip()
         return *together(str(data.get("problem") or ""), str(data.get("answer") or "")), shown
 
     def halt_job(self, event: gr.EventData) -> None:
@@ -211,20 +177,20 @@ class ExploreTab(StreamTab):
         if begun:
             yield gr.skip()
             return
-        run, owner = self.explorer.runs.find(request.query_params.get("run")), self.who(request)
-        if run is not None and (run.owner == owner or not self.settings.public):
+        run = self.explorer.runs.find(request.query_params.get("run"))
+        if run is not None and (run.owner == current_owner.get().owner or not self.settings.public):
             yield self.explorer.message(run, 0, whole=True)
             return
         if link := request.query_params.get("s"):
-            yield from self.again("link", request, lambda begin: self.sharing.open_link(link, owner, begin))
+            yield from self.again("link", request, lambda begin: self.sharing.open_link(link, begin))
             return
         yield from self.example(request)
 
     def example(self, request: Any) -> Iterator[Message]:
         """Solve the first example for the first visitor; who comes later gets a copy of it, a tree of their own."""
-        owner = self.who(request)
         if self._first is not None:
-            yield self.explorer.message(self.explorer.copy(self._first, owner), 0, whole=True)
+            copy = self.explorer.copy(self._first, current_owner.get().owner)
+            yield self.explorer.message(copy, 0, whole=True)
             return
         for message in self.start(request, self.prepared(examples()[0], self.spec, self.adapter)):
             yield message
@@ -256,7 +222,7 @@ class ExploreTab(StreamTab):
             model = space.model(name)
         except RmxError as error:
             stopped = isinstance(error, DownloadStopped)  # then Solve must not fetch it after all
-            yield "mini" if stopped else gr.skip(), *skip, f"⚠ {literal(error)} *mini* stays available.", over
+            yield "mini" if stopped else gr.skip(), *skip, f"⚠ {parts.literal(error)} *mini* stays available.", over
             return
         where = "a lent GPU" if model.engine.remote else model.engine.device
         revision = model.revision[:20]
@@ -265,15 +231,13 @@ class ExploreTab(StreamTab):
         yield gr.skip(), gr.Dropdown([BASE, *bundled_adapters(model)], value=BASE), model.tau, problem_set, note, over
 
     @shows_errors
-    def set_share(self, request: gr.Request, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:
+    def set_share(self, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:
         """Find the threshold above which so many per cent of the model's tokens lie, by solutions if none are kept."""
         space = self.explorer.workspace
         space.policy.admit_set(str(name))
-        with as_owner(self.who(request)):
-            model = space.model(str(spec or "mini").strip()).ask_in(from_form(*style))
-            found = calibration_of(model, float(share) / 100, str(name))
-        tau = round(found.tau, 2)
-        return gr.Slider(value=tau, maximum=max(MOST_TAU, math.ceil(tau))), literal(found.sentence)
+        model = space.model(str(spec or "mini").strip()).ask_in(from_form(*style))
+        found = calibration_of(model, float(share) / 100, str(name))
+        return at_tau(round(found.tau, 2)), parts.literal(found.sentence)
 
     @shows_errors
     def choose_set(self, name: str) -> Any:
@@ -285,10 +249,15 @@ class ExploreTab(StreamTab):
     def choose_problem(self, name: str, problem_id: str | None) -> tuple[Any, ...]:
         """Put a problem of a set into the boxes."""
         if not problem_id:
-            return gr.skip(), gr.skip(), gr.skip()
+            return (gr.skip(),) * 3
         self.explorer.workspace.policy.admit_set(str(name))
         problem = find_problem(name, problem_id)
         return together(problem.problem, problem.answer)
+
+
+def at_tau(tau: float) -> gr.Slider:
+    """The slider of the threshold at a value, longer where that is needed."""
+    return gr.Slider(value=tau, maximum=max(MOST_TAU, math.ceil(tau)))
 
 
 def outcome_of(run: Branch) -> dict[str, Any]:
@@ -298,19 +267,16 @@ def outcome_of(run: Branch) -> dict[str, Any]:
     return {"model": run.model.spec, "tokens": made, "outcome": "error" if run.error else stop}
 
 
-def build_explore_tab(
-    explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody
-) -> ExploreTab:
-    """Lay the tab out inside an open gr.Blocks and wire it; `who` names the visitor behind a request."""
-    tab = ExploreTab(explorer, settings, who)
+def build_explore_tab(explorer: Explorer, settings: Settings, notice: str | None = None) -> ExploreTab:
+    """Lay the tab out inside an open gr.Blocks and wire it."""
+    tab = ExploreTab(explorer, settings)
     with gr.Row(elem_id="explore", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
             space, sharing = explorer.workspace, tab.sharing
-            c = tab.controls = ExploreForm(space, settings, sharing, who, tab.spec, tab.adapter, notice)
+            c = tab.controls = ExploreForm(space, settings, sharing, tab.spec, tab.adapter, notice)
         with gr.Column(scale=1, min_width=320):
-            asked = answers(who, tail=explorer.tail, inspect=explorer.inspect, look=explorer.look)
-            asked |= answers(who, search=explorer.search, share_link=sharing.link)
-            asked |= answers(who, share_file=sharing.file, share_save=sharing.save)
+            asked = {name: getattr(explorer, name) for name in ("tail", "inspect", "look", "search")}
+            asked |= {"share_link": sharing.link, "share_file": sharing.file, "share_save": sharing.save}
             known: dict[str, Any] = {"examples": [asdict(example) for example in examples()]}
             tokens = tab.view = build_view("explore/token_view", asked, elem_id="view", **known)
     _wire_settings(tab, c)
@@ -368,9 +334,9 @@ def _banner(spec: str, problem: str) -> tuple[Any, Any, Any]:
     """Say when a text lies outside what the bundled model was trained on, what else could be asked, and what is known
     of its answer."""
     reason = outside(spec, problem)
-    said = f"⚠ Outside what *mini* was trained on: {literal(reason)} Its answer would be noise."
+    said = f"⚠ Outside what *mini* was trained on: {parts.literal(reason)} Its answer would be noise."
     shown = bool(reason)
-    return gr.Markdown(said, visible=shown), gr.Column(visible=shown), show_computed(spec, problem)
+    return gr.Markdown(said, visible=shown), gr.Column(visible=shown), parts.show_computed(spec, problem)
 
 
 def outside(spec: str, problem: object) -> str:

@@ -10,6 +10,7 @@ import html
 import logging
 import unicodedata
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from rmx.data.problem_sets import Example
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
-from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
+from rmx.engine.fair_queue import Kind, current_owner, iterate_as_owner
 from rmx.errors import RmxError
 from rmx.grading.answers import RULES
 from rmx.mini.task import computed_answer
@@ -34,7 +35,6 @@ from rmx.ui.jobs.page_jobs import FAULT, TOO_LONG, Message, OpenPages, observed,
 
 log = logging.getLogger(__name__)
 Reply = dict[str, Any]
-Who = Callable[[Any], str | None]  # names the visitor behind a request
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 LIGHT: dict[str, Any] = {**QUIET, "queue": False}
 # The engine has a fair queue of its own; these only bound how many threads wait in it. All events of one id must name
@@ -75,10 +75,6 @@ def shows_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def nobody(request: Any) -> None:
-    """Name no visitor, where they are not told apart."""
-
-
 def payload(event: gr.EventData) -> dict[str, Any]:
     """What the page has sent with an event; nothing where it is no object."""
     return event._data if isinstance(event._data, dict) else {}
@@ -92,8 +88,8 @@ def refused(error: RmxError, **about: Any) -> Message:
 class StreamTab:
     """Callbacks of a tab whose work, in the store `jobs`, is streamed; each open page has one piece of it at a time."""
 
-    def __init__(self, jobs: JobStore[Any], who: Who = nobody) -> None:
-        self.jobs, self.who, self.visitors = jobs, who, OpenPages()
+    def __init__(self, jobs: JobStore[Any]) -> None:
+        self.jobs, self.visitors = jobs, OpenPages()
         self._downloads: dict[str, Download] = {}  # of the page that asked
 
     def run(
@@ -110,17 +106,16 @@ class StreamTab:
 
         Args:
             verb: what the request log calls it. about: what the log says of the job at the end.
-            start, stream: make the job, and its messages, as the work of who asks.
+            start, stream: make the job, and its messages.
             kind: of the work, for the line of the model.
         """
         try:
-            with as_owner(self.who(request)):
-                job = start()
+            job = start()
         except RmxError as error:
             yield refusal(error)
             return
         self.visitors.begin(getattr(request, "session_hash", None), job)  # a page that is not there yet has none
-        steps = iterate_as_owner(self.who(request), stream(job), kind)
+        steps = iterate_as_owner(current_owner.get(), stream(job), kind)
         yield from observed(verb, prefetch(steps, job.halt), lambda: about(job))
 
     def fetch(self, name: str, request: gr.Request) -> Iterator[str]:
@@ -151,15 +146,16 @@ class StreamTab:
         self.visitors.leave(request.session_hash)
 
 
-@dataclass(frozen=True, slots=True)
 class FetchNote:
-    """What a page says of the models that it fetches, and the button that stops it."""
+    """What a page says in `note` of the models that a tab fetches, and the button below it that stops it."""
 
-    note: gr.Markdown
-    cancel: gr.Button
+    def __init__(self, tab: StreamTab, space: Workspace, note: gr.Markdown, prefix: str) -> None:
+        self.tab, self.space, self.note = tab, space, note
+        self.cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{prefix}-cancel-download")
+        self.cancel.click(tab.cancel_download, None, None, **LIGHT)
 
     def fetch_before(
-        self, press: Callable[..., Any], tab: StreamTab, space: Workspace, names: Callable[..., Any], asked: list[Any]
+        self, press: Callable[..., Any], names: Callable[..., Any], asked: list[Any]
     ) -> Callable[..., Any]:
         """Have a press of a button fetch models first; returns what wires the work that follows where they are here.
 
@@ -167,13 +163,19 @@ class FetchNote:
             names: the models by the values of `asked`. One that may not be loaded is left to that work, which says why.
         """
 
+        def is_missing(name: str) -> bool:
+            if name not in self.space.loaded:
+                with suppress(RmxError):
+                    self.space.policy.admit_model(name)
+                    return True
+            return False
+
         def fetch(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
             over = gr.Button(visible=False)
             try:
-                for name in names(*values):
-                    if name not in space.loaded and is_admitted(space, name):
-                        for said in tab.fetch(name, request):
-                            yield said, gr.Button(visible=True)
+                for name in filter(is_missing, names(*values)):
+                    for said in self.tab.fetch(name, request):
+                        yield said, gr.Button(visible=True)
             except RmxError as error:
                 yield f"⚠ {literal(error)}", over
                 raise toast(error) from error
@@ -183,29 +185,12 @@ class FetchNote:
         return succeeded
 
 
-def build_fetch_note(tab: StreamTab, note: gr.Markdown, prefix: str) -> FetchNote:
-    """Lay out the button below a note."""
-    cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{prefix}-cancel-download")
-    cancel.click(tab.cancel_download, None, None, **LIGHT)
-    return FetchNote(note, cancel)
-
-
-def is_admitted(space: Workspace, name: str) -> bool:
-    """Whether this site loads a model of that name."""
-    try:
-        space.policy.admit_model(name)
-    except RmxError:
-        return False
-    return True
-
-
-def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callable[..., Reply]:
+def answering(question: Callable[[Any], Reply]) -> Callable[[Any], Reply]:
     """Make a function that the page may call: mistakes and faults become `{"error": sentence}`."""
 
-    def server_function(data: Any, request: gr.Request | None = None) -> Reply:
+    def server_function(data: Any) -> Reply:
         try:
-            with as_owner(who(request) if request is not None else None):
-                return question(data)
+            return question(data)
         except RmxError as error:
             return {"error": str(error)}
         except Exception as error:
@@ -215,11 +200,6 @@ def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callabl
             return {"error": FAULT}
 
     return server_function
-
-
-def answers(who: Who, **questions: Callable[[object], Reply]) -> dict[str, Callable[..., Reply]]:
-    """What the page may ask of a view, by name, as the work of who asks."""
-    return {name: answering(question, who) for name, question in questions.items()}
 
 
 # -- Parts that several forms share -----------------------------------------------------------------------------------
@@ -284,17 +264,11 @@ def known_answer(spec: str, pair: object, problem: object, answer: object) -> Kn
 def build_problem_boxes(first: Example, prefix: str = "") -> ProblemBoxes:
     """Lay the boxes out one below the other, filled with the first example."""
     pair, problem, answer = together(first.problem, first.answer)
+    about: dict[str, Any] = {"label": "Known answer", "placeholder": placeholder(Known(None)), "max_lines": 1}
     boxes = ProblemBoxes(
         gr.JSON(pair, visible="hidden"),
         gr.Textbox(problem, label="Problem", lines=4, max_lines=12, elem_id=f"{prefix}problem"),
-        gr.Textbox(
-            answer,
-            label="Known answer",
-            placeholder=placeholder(Known(None)),
-            max_lines=1,
-            elem_id=f"{prefix}answer",
-            elem_classes="known-answer",
-        ),
+        gr.Textbox(answer, **about, elem_id=f"{prefix}answer", elem_classes="known-answer"),
     )
     boxes.problem.change(None, boxes.all, boxes.answer, js=CLEAR, **QUIET)
     boxes.answer.change(None, boxes.all, boxes.pair, js=TYPED, **QUIET)
@@ -336,31 +310,16 @@ class StyleControls:
 
     def __init__(self, prefix: str) -> None:
         with gr.Accordion("Prompt style", open=False, elem_id=f"{prefix}-prompt-style"):
+            own: dict[str, Any] = {"placeholder": "the style's own"}
             names = [("by the model", AUTO), *((name, name) for name in STYLES)]
             self.style = gr.Dropdown(names, value=AUTO, label="Style", elem_id=f"{prefix}-style")
-            self.system = gr.Textbox(
-                label="System line of a chat", placeholder="the style's own", max_lines=4, elem_id=f"{prefix}-system"
-            )
-            self.thinking = gr.Radio(
-                [("by the style", AUTO), ("on", "on"), ("off", "off")],
-                value=AUTO,
-                label="Thinking",
-                elem_id=f"{prefix}-thinking",
-            )
-            self.stops = gr.Textbox(
-                label="Texts that end a completion",
-                info=r"One a line; \n stands for a line break.",
-                placeholder="the style's own",
-                lines=2,
-                elem_id=f"{prefix}-stops",
-            )
-            self.answers = gr.Radio(
-                [("by set and style", AUTO), *((rule, rule) for rule in RULES)],
-                value=AUTO,
-                label="What counts as an answer",
-                elem_id=f"{prefix}-answers",
-            )
-
+            self.system = gr.Textbox(label="System line of a chat", max_lines=4, elem_id=f"{prefix}-system", **own)
+            thinks = [("by the style", AUTO), ("on", "on"), ("off", "off")]
+            self.thinking = gr.Radio(thinks, value=AUTO, label="Thinking", elem_id=f"{prefix}-thinking")
+            own |= {"label": "Texts that end a completion", "info": r"One a line; \n stands for a line break."}
+            self.stops = gr.Textbox(lines=2, elem_id=f"{prefix}-stops", **own)
+            rules = [("by set and style", AUTO), *((rule, rule) for rule in RULES)]
+            self.answers = gr.Radio(rules, value=AUTO, label="What counts as an answer", elem_id=f"{prefix}-answers")
         # The components, in the order of `style_options.from_form`.
         self.asked: list[Any] = [self.style, self.system, self.thinking, self.stops, self.answers]
 

@@ -42,7 +42,7 @@ from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, field_types, taus_o
 from rmx.service.checks import short_enough
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.jobs.training import Training, shown_value
-from rmx.ui.tabs.form_parts import LIGHT, PLAN, QUIET, StyleControls, answers, nobody, payload, refused
+from rmx.ui.tabs.form_parts import LIGHT, PLAN, QUIET, StyleControls, payload, refused
 from rmx.ui.views import build_view
 from rmx.ui.visitor_cookie import Owners
 
@@ -67,16 +67,13 @@ class TrainForm:
     def __init__(self, policy: SiteRules, pins: gr.State) -> None:
         capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
         self.start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
-        gr.Button(
-            "Stop this run", variant="stop", elem_id="train-stop"
-        )  # in its place while one goes on: see train_form
+        gr.Button("Stop this run", variant="stop", elem_id="train-stop")  # in its place while one goes on
         self.dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
         if capped:
             gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
         models = [(p.title, p.name) for p in MODELS.values() if not capped or p.name == "mini"]
-        self.model = gr.Dropdown(
-            models, value="mini", label="Model", allow_custom_value=not capped, elem_id="train-model"
-        )
+        any_model: dict[str, Any] = {"label": "Model", "allow_custom_value": not capped, "elem_id": "train-model"}
+        self.model = gr.Dropdown(models, value="mini", **any_model)
         sets = ["mini"] if capped else [name for name in policy.problem_sets() if "train" in SETS[name].splits]
         self.problem_set = gr.Dropdown(sets, value="mini", label="Problems", elem_id="train-set")
         self.preset = gr.Dropdown(PRESET_TITLES, value=first, label="Recipe", elem_id="train-preset")
@@ -181,12 +178,12 @@ class TrainTab(RunsTab):
 
 def build_train_tab(training: Training, owners: Owners, page: gr.Tab, pins: gr.State) -> TrainTab:
     """Lay the tab out inside an open gr.Tab and wire it; `pins` holds the forks pinned in Explore, as JSON."""
-    tab, who = TrainTab(training, owners), owners.key_of
+    tab = TrainTab(training, owners)
     with gr.Row(elem_id="training", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="train-controls", elem_classes="controls"):
             c = TrainForm(training.workspace.policy, pins)
         with gr.Column(scale=1, min_width=320):
-            asked = answers(who, run_tail=training.run_tail, dry_run=training.dry_run)
+            asked = {"run_tail": training.run_tail, "dry_run": training.dry_run}
             shown = tab.view = build_view("train/train_view", asked, elem_id="train")
     planned = [shown, c.start]
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
@@ -246,8 +243,7 @@ def _value(name: str, value: Any) -> Any:
 def build_runs_tab(training: Training, owners: Owners, page: gr.Tab) -> gr.HTML:
     """Lay the tab out inside an open gr.Tab and wire it; returns its view."""
     tab = RunsTab(training, owners)
-    asked = answers(owners.key_of, runs_list=training.runs_list, costs=training.costs)
-    asked |= answers(nobody, run_curves=training.run_curves, run_files=training.run_files, run_sweep=training.run_sweep)
+    asked = {name: getattr(training, name) for name in ("runs_list", "costs", "run_curves", "run_files", "run_sweep")}
     table = build_view("runs/runs_view", asked, **RUNS_PROPS, elem_id="runs")
     page.select(tab.opening, None, table, **LIGHT)
     for action in ("stop", "remove", "note", "rate"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ FAKE = (sys.executable, str(Path(__file__).parents[2] / "helpers" / "fake_run.py
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("RMX_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    monkeypatch.setattr("rmx.cli.runs._store", lambda: RunStore(program=FAKE))
+    monkeypatch.setattr("rmx.runs.store.RunStore", partial(RunStore, program=FAKE))
     return RunStore(program=FAKE)
 
 
@@ -172,9 +173,8 @@ def test_resume_stop_and_remove(capsys, store, waiting, monkeypatch):
 def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     """The very command, as a user gives it; only the program of the run is another one."""
     script = f"""
-import sys, rmx.cli.runs
-from rmx.runs.store import RunStore
-rmx.cli.runs._store = lambda: RunStore(program={FAKE!r})
+import functools, sys, rmx.runs.store
+rmx.runs.store.RunStore = functools.partial(rmx.runs.store.RunStore, program={FAKE!r})
 from rmx.cli.main import main
 sys.exit(main(["runs", "resume", {waiting.id!r}]))
 """

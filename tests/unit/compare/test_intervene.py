@@ -20,7 +20,7 @@ from rmx.data.problem_sets import load_set
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import RmxError
 from rmx.records import Problem
-from rmx.ui.jobs.compare_jobs import known_part
+from rmx.ui.jobs.comparer import known_part
 from tests.helpers.pairs import Say, ids_of, script_pair, whole_logits
 
 pytestmark = pytest.mark.slow

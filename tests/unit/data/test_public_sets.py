@@ -68,7 +68,7 @@ def roads(space: Workspace, name: str) -> dict[str, Any]:
     return {
         "Explore: a set": lambda: explore.choose_set(name),
         "Explore: a problem": lambda: explore.choose_problem(name, "0"),
-        "Compare": lambda: list(compare.over_set("shifts", REQUEST, *pair, name, 2, 1.2, 4)),  # type: ignore[arg-type]
+        "Compare": lambda: list(compare.over_set("shifts")(REQUEST, *pair, name, 2, 1.2, 4)),  # type: ignore[arg-type]
         "Evaluate": lambda: evaluator.asked(FORM | {"set": name}),
         "Claims": lambda: list(claims.measure_all("", REQUEST, *asked)),  # type: ignore[arg-type]
         "Train: plan": lambda: training.plan(job),

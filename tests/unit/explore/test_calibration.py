@@ -161,7 +161,7 @@ def test_a_share_holds_on_a_real_model(smol, own_cache, monkeypatch):
 
 def test_the_form_sets_the_threshold_by_a_share(mini, own_cache, few):
     tab = ExploreTab(Explorer(Workspace(loader=lambda _: mini)), Settings())
-    slider, said = tab.set_share(None, 10, "mini", "arith", "", "", "", "", "")
+    slider, said = tab.set_share(10, "mini", "arith", "", "", "", "", "")
     made = calibration_of(mini, 0.1, "arith")
     assert made.kept
     assert slider.value == round(made.tau, 2)

@@ -11,8 +11,7 @@ from rmx.explore.generate import Generation, Job
 from rmx.explore.greedy_answers import alternative_ends, fork_places
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements
+from rmx.ui.jobs.explorer import Explorer, Measurements
 from rmx.ui.jobs.page_jobs import OpenPages
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_tab import ExploreTab

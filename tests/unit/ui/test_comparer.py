@@ -15,8 +15,7 @@ from rmx.compare.shift_map import map_json
 from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare_jobs import MapRun, aligned_rows
-from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.comparer import Comparer, MapRun, aligned_rows
 from rmx.ui.tabs.form_parts import StreamTab
 from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair
@@ -30,7 +29,7 @@ def solved(rl):
     comparer = Comparer(Workspace("cpu"))
     problem = load_set("mini")[5]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
+        patch.setattr("rmx.ui.jobs.comparer.PairJob.interval", 0.0)
         run = comparer.map(rl, problem.problem, 1.0, known=problem.answer)
         return comparer, run, list(comparer.stream(run))
 
@@ -221,7 +220,7 @@ def test_maps_that_cannot_be_made_are_explained(rl, wrong, said):
 
 
 def test_the_messages_of_a_decode_add_up_to_it(solved, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.PairJob.interval", 0.0)
     comparer, run, _ = solved
     made, messages = patched(comparer, run, "oracle")
     tokens = rebuilt(messages)
@@ -361,7 +360,7 @@ def test_one_second_copy_at_a_time(rl):
 
 @pytest.mark.parametrize("source", ["base", "adapted"])
 def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.PairJob.interval", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0, source=source)
     messages = []
@@ -378,7 +377,7 @@ def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, mo
 
 
 def test_closing_the_stream_frees_the_engine(rl, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.PairJob.interval", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
     stream = comparer.stream(run)

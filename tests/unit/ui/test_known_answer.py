@@ -67,7 +67,7 @@ def test_a_problem_of_a_set_and_of_the_builder_brings_its_answer_along(tab):
 @pytest.mark.parametrize(("answer", "known", "computed"), [(FIRST.answer, "13", True), ("8", "8", False)])
 def test_a_solution_tells_what_it_is_judged_by(tab, answer, known, computed):
     prepared = tab.prepared(FIRST)
-    run = tab.begin((*prepared[:2], PAIR, TYPED, answer, *prepared[5:]), None)
+    run = tab.begin((*prepared[:2], PAIR, TYPED, answer, *prepared[5:]))
     list(run.steps())
     opened = tab.explorer.message(run, 0)["open"]
     assert (opened["known"], opened["known_computed"]) == (known, computed)
@@ -79,10 +79,10 @@ def test_mini_is_not_asked_what_it_cannot_know_unless_one_insists(tab):
     prepared = tab.prepared(FIRST)
     asked = (*prepared[:3], OTHER, *prepared[4:])
     with pytest.raises(ProblemError, match="not trained on such a text"):
-        tab.begin(asked, None)
-    assert tab.begin(asked, None, anyway=True).title == OTHER
-    assert tab.begin(asked, None, read=" Because.").title == OTHER  # nothing is made up of it
-    assert tab.begin((*asked[:10], True), None).title == OTHER  # a raw prompt
+        tab.begin(asked)
+    assert tab.begin(asked, anyway=True).title == OTHER
+    assert tab.begin(asked, read=" Because.").title == OTHER  # nothing is made up of it
+    assert tab.begin((*asked[:10], True)).title == OTHER  # a raw prompt
     assert outside("mini", OTHER)
     assert [outside("mini", ""), outside("mini", FIRST.problem), outside("qwen2.5-1.5b", OTHER)] == ["", "", ""]
 

@@ -92,7 +92,7 @@ def begin_evaluation(public):
         lambda job, problems: iter(()) if job.stopped else _until_stopped(job),
     )
     form = {"set": "mini", "n": 0, "temperature": 0.0, "top_p": 1.0, "seed": 0, "limit": 1, "max_new_tokens": 8}
-    return evaluator, lambda: evaluator.start(evaluator.asked(form), current_owner.get().owner)
+    return evaluator, lambda: evaluator.start(evaluator.asked(form))
 
 
 def _until_stopped(job):
@@ -192,7 +192,7 @@ def test_a_set_of_compare_is_smaller_on_a_public_site(public, most):
     tab = CompareTab(Comparer(space), Settings(public=public))
     request = SimpleNamespace(session_hash="page")
     asked = ("own", "mini", "rl", "", 1.0, "mini", most + 1, 1.0, 64)
-    (message,) = tab.over_set("shifts", request, *asked)
+    (message,) = tab.over_set("shifts")(request, *asked)
     assert message["error"] == f"The number of problems must be a whole number between 1 and {most}."
 
 
@@ -228,7 +228,7 @@ def test_a_set_whose_page_leaves_before_it_begins_does_not_count_for_ever(monkey
     space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True))
     tab = CompareTab(Comparer(space), Settings(public=True))
     monkeypatch.setattr(tab, "_pair", lambda *_, **__: SimpleNamespace(name="a pair"))
-    steps = tab.over_set("shifts", SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
+    steps = tab.over_set("shifts")(SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
     message = next(steps)
     steps.close()
     assert tab.comparer.jobs.find(message["id"]).stopped

@@ -9,10 +9,9 @@ from fastapi.testclient import TestClient
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.server.late_tabs import find_late, walk
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
-from rmx.ui.views import BASE, FILES, modules_of, mounted
+from rmx.ui.views import BASE, FILES, find_late, modules_of, mounted, walk
 
 MODULE = f"/{BASE}explore/token_view.js"
 ENTRIES = [

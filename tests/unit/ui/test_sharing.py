@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from rmx.arguments import Sampling
 from rmx.cli.main import main
+from rmx.engine.fair_queue import as_owner
 from rmx.errors import Refused, RmxError, SwapError
 from rmx.models.load import Model
 from rmx.models.site_rules import SiteRules
@@ -29,8 +30,7 @@ from rmx.trees.document import Tree, adapter_hash, adapter_spec, read_tree, tree
 from rmx.trees.gallery import Absent, recorded_runs, save_tree
 from rmx.trees.link import link_of
 from rmx.trees.tree_page import entropy_svg, inert, read_any, tokens_csv, tree_html
-from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements, Sharing
+from rmx.ui.jobs.explorer import Explorer, Measurements, Sharing
 from tests.conftest import qwen, wrap
 from tests.unit.trees.test_tree_file import grown
 
@@ -150,7 +150,7 @@ def test_a_recorded_tree_can_be_looked_at_without_its_model(model: Model, tree: 
     again = read_tree(page.file({"run": run.id, "format": "json"})["text"])
     assert (again.model, again.revision, again.ids(2), again.shown) == ("some/model", "test", tree.ids(2), 2)
     with pytest.raises(SwapError, match="no some/model here"):
-        messages(page.verify({"run": run.id}, None, lambda r: r))
+        messages(page.verify({"run": run.id}, lambda r: r))
 
 
 def test_a_recorded_tree_of_a_loaded_model_goes_on_and_is_verified(model: Model, tree: Tree) -> None:
@@ -164,12 +164,12 @@ def test_a_recorded_tree_of_a_loaded_model_goes_on_and_is_verified(model: Model,
     messages(page.explorer.stream(made))
     assert [t.id for t in made.tokens[:4]] == [*tree.ids(2)[:3], token]
     assert (made.origin, made.tree, len(made.tokens)) == (None, run.tree, 24)
-    last = messages(page.verify({"run": run.id}, None, lambda r: r))
+    last = messages(page.verify({"run": run.id}, lambda r: r))
     assert last["open"]["origin"]["same"] is True
     assert last["open"]["origin"]["said"] == "verified: same tokens in all 3 branches"
     assert last["open"]["show"] == 10
     with pytest.raises(SwapError, match="nothing to verify"):
-        messages(page.verify({"run": last["run"]}, None, lambda r: r))
+        messages(page.verify({"run": last["run"]}, lambda r: r))
 
 
 def test_a_record_of_other_weights_is_not_gone_on_from(model: Model, tree: Tree) -> None:
@@ -179,7 +179,7 @@ def test_a_record_of_other_weights_is_not_gone_on_from(model: Model, tree: Tree)
     )
     with pytest.raises(SwapError, match="revision old of tiny; test is loaded"):
         page.explorer.pick({"run": run.id, "pos": 3, "token_ids": [5]})
-    last = messages(page.verify({"run": run.id}, None, lambda r: r))
+    last = messages(page.verify({"run": run.id}, lambda r: r))
     assert last["open"]["origin"]["said"].endswith("; the model here is revision test, not old")
 
 
@@ -190,7 +190,7 @@ def test_a_record_with_foreign_tokens_never_reaches_the_model(model: Model, tree
     with pytest.raises(SwapError, match="does not fit tiny"):
         page.explorer.pick({"run": run.id, "pos": 3, "token_ids": [5]})
     with pytest.raises(RmxError, match="token id 2147483647"):
-        messages(page.verify({"run": run.id}, None, lambda r: r))
+        messages(page.verify({"run": run.id}, lambda r: r))
 
 
 def test_recorded_runs_belong_to_their_visitor(tree: Tree) -> None:
@@ -207,7 +207,8 @@ def test_a_link_of_the_page_is_opened_and_verified(model: Model, tree: Tree) -> 
     run = page.explorer.runs.get(page.open_file({"text": json.dumps(tree_document(tree))})["run"])
     value = page.link({"run": run.id, "pos": 4, "tau": 0.5})["s"]
     begun = []
-    last = messages(page.open_link(value, "bob", lambda r: begun.append(r) or r))
+    with as_owner("bob"):
+        last = messages(page.open_link(value, lambda r: begun.append(r) or r))
     assert (last["open"]["origin"]["said"], last["open"]["show"]) == ("verified: same tokens in all 3 branches", 4)
     assert (len(begun), last["open"]["tau"], {r.owner for r in begun}) == (3, 0.5, {"bob"})
 
@@ -215,10 +216,10 @@ def test_a_link_of_the_page_is_opened_and_verified(model: Model, tree: Tree) -> 
 def test_a_link_asks_the_policy_and_the_site_s_limit(model: Model, tree: Tree) -> None:
     page = sharing(model, policy=SiteRules(public=True, models=("tiny",)))
     with pytest.raises(Refused, match="public site has the models tiny"):
-        messages(page.open_link(link_of(replace(tree, model="../../etc")), None, lambda r: r))
+        messages(page.open_link(link_of(replace(tree, model="../../etc")), lambda r: r))
     page.max_new_tokens = 10
     with pytest.raises(RmxError, match="At most 10 tokens here"):
-        messages(page.open_link(link_of(tree), None, lambda r: r))
+        messages(page.open_link(link_of(tree), lambda r: r))
 
 
 def test_a_stopped_link_is_not_called_verified(model: Model, tree: Tree) -> None:
@@ -228,7 +229,7 @@ def test_a_stopped_link_is_not_called_verified(model: Model, tree: Tree) -> None
         run.halt()
         return run
 
-    last = messages(page.open_link(link_of(tree), None, begin))
+    last = messages(page.open_link(link_of(tree), begin))
     assert (last["open"]["origin"]["same"], last["open"]["origin"]["said"]) == (None, "stopped before it was compared")
 
 

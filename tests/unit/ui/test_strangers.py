@@ -139,25 +139,23 @@ def test_all_generations_can_be_asked_to_end():
 # -- the first screen -------------------------------------------------------------------------------------------------
 
 
-def who(request):
-    return request.who
-
-
-def asked(name, **query):
-    return SimpleNamespace(who=name, session_hash=name, query_params=query)
+def opening(tab, name, **query):
+    """The messages of the first screen for a visitor."""
+    with as_owner(name):
+        return list(tab.opening("", SimpleNamespace(session_hash=name, query_params=query)))
 
 
 @pytest.fixture
 def tab(mini):
     space = Workspace(loader=lambda spec: mini, policy=SiteRules(public=True))
     space.model("mini")
-    return ExploreTab(Explorer(space), Settings(public=True), who=who)
+    return ExploreTab(Explorer(space), Settings(public=True))
 
 
 def test_the_first_screen_is_solved_once_and_each_visitor_has_a_tree_of_their_own(tab):
-    first = list(tab.opening("", asked("anna")))
+    first = opening(tab, "anna")
     computed = tab.explorer.runs.tokens
-    (second,) = tab.opening("", asked("ben"))
+    (second,) = opening(tab, "ben")
     assert len(first) > 1  # it was streamed
     anna, ben = (tab.explorer.runs.find(m["run"]) for m in (first[-1], second))
     assert [t.id for t in anna.tokens] == [t.id for t in ben.tokens]
@@ -168,16 +166,16 @@ def test_the_first_screen_is_solved_once_and_each_visitor_has_a_tree_of_their_ow
     branch = tab.explorer.pick({"run": ben.id, "pos": 0, "token_ids": [token]})
     list(tab.explorer.stream(branch))
     assert branch.owner == "ben"
-    (third,) = tab.opening("", asked("carl"))
+    (third,) = opening(tab, "carl")
     assert [len(tab.explorer.runs.group(r.tree)) for r in (anna, ben)] == [1, 2]
     assert len(third["tree"]) == 1  # nothing of what ben did
 
 
 def test_an_address_with_somebody_elses_run_shows_the_first_screen(tab):
-    (*_, mine) = tab.opening("", asked("anna"))
-    (again,) = tab.opening("", asked("anna", run=mine["run"]))
+    (*_, mine) = opening(tab, "anna")
+    (again,) = opening(tab, "anna", run=mine["run"])
     assert again["run"] == mine["run"]
-    (theirs,) = tab.opening("", asked("ben", run=mine["run"]))
+    (theirs,) = opening(tab, "ben", run=mine["run"])
     assert theirs["run"] != mine["run"]
 
 

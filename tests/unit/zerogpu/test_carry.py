@@ -29,8 +29,7 @@ from rmx.records import Trace
 from rmx.runs.store import RunStore
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
-from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements
+from rmx.ui.jobs.explorer import Explorer, Measurements
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu import calls as gpu_time
 from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, on_gpu_worker

@@ -18,9 +18,9 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from rmx.cli import real_pair
+from rmx.cli import train
 from rmx.cli.main import _parser, main
-from rmx.cli.real_pair import ARMS, RecipeCommand, run_stages, stages_of
+from rmx.cli.train import ARMS, RecipeCommand, run_stages, stages_of
 from rmx.errors import RmxError
 from rmx.models.stand_ins import byte_tokenizer
 from tests.conftest import SHAPE
@@ -66,7 +66,7 @@ def test_what_is_done_is_not_done_again_and_a_run_that_began_is_gone_on_with(tmp
             (tmp_path / "random-1" / "config.json").touch()
         return subprocess.CompletedProcess(argv, int(failed), b"{}" if stdout == subprocess.PIPE else None)
 
-    monkeypatch.setattr(real_pair.subprocess, "run", pretend)
+    monkeypatch.setattr(train.subprocess, "run", pretend)
     stages = stages_of(asked(tmp_path, arms="small,random"))
     with pytest.raises(RmxError, match=r"random-1 ended with code 1. What it printed stands in .*random-1.log"):
         run_stages(stages, tmp_path)
