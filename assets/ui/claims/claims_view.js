@@ -61,11 +61,13 @@ function renderRow(row) {
   part.button.disabled = !shown.done;
   renderTile(part, kind, sign, row.state === "failed" ? "failed" : word, row.bars?.[0]);
 }
+const OPEN = "open in the paper";
 function renderTile(part, kind, sign, word, bar) { // the figure that the verdict is about stands first among the bars
   part.tile.className = `tile ${kind}`;
   part.sign.textContent = sign;
   part.word.textContent = word;
-  part.figure.textContent = bar?.numbers ?? "";
+  // Where no verdict says which way a figure points, its name does.
+  part.figure.textContent = bar ? [bar.numbers, word === OPEN ? bar.name : ""].join(" ").trim() : "";
   part.graph.replaceChildren(...(bar ? [graphOf(bar)] : []));
 }
 function graphOf(bar) {
