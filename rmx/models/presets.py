@@ -97,11 +97,11 @@ _BUNDLED = (
     ),
     PairPreset(
         "smollm2+reasonmaxxer",
-        "SmolLM2 and ReasonMaxxer, no gain",
+        "SmolLM2 and ReasonMaxxer, no gain shown",
         SMOLLM2,
         "reasonmaxxer",
         None,
-        "ReasonMaxxer, LoRA: no gain, −2.3 points [−5.3, 0.6] on 640 test problems of one step",
+        "ReasonMaxxer, LoRA: no gain shown, +2.0 points [−0.4, 4.5] on 640 test problems of one step",
         "words",
     ),
 )
