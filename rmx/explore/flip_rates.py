@@ -164,8 +164,10 @@ def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max
         alternatives = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
         answers = answers_after(model, job, trace.ids, token, [c.id for c in alternatives], max_new)
         for candidate, (_, graded) in zip(alternatives, answers, strict=True):
-            place = (problem.id, is_fork(token.entropy, tau), token.pos, candidate.p)
-            yield Flip(*place, was_right, bool(graded.correct), graded.text != trace.answer.text)
+            yield Flip(
+                problem.id, is_fork(token.entropy, tau), token.pos, candidate.p, was_right, bool(graded.correct),
+                graded.text != trace.answer.text,
+            )  # fmt: skip
 
 
 def answers_after(

@@ -397,9 +397,11 @@ class Locator:
         return [(first, both - first) for first, both in zip(*hits, strict=True)]
 
     def _report(self, done: Sequence[Located], over: bool, ended: Ended) -> LocatorReport:
-        took, of = time.perf_counter() - self._began, len(self.problems)
-        about = (self.model.spec, self.set_name, self.tau, self.config)
-        return LocatorReport(*about, of, tuple(done), self.spent, took, over, ended)
+        took = time.perf_counter() - self._began
+        return LocatorReport(
+            self.model.spec, self.set_name, self.tau, self.config, len(self.problems), tuple(done), self.spent, took,
+            over, ended,
+        )  # fmt: skip
 
 
 def _difference(chosen: int, other: int, n: int) -> tuple[float, float]:

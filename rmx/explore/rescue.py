@@ -277,8 +277,10 @@ class Search:
 
     def state(self, done: bool = False) -> Rescue:
         """Summarise the search so far."""
-        about, spent = (self.goal, self.known, self.tried, self.depth), (self.meter.spent, self.meter.budget)
-        return Rescue(*about, *spent, self.found, self.answer, self.exhausted, self.resampling, done)
+        return Rescue(
+            self.goal, self.known, self.tried, self.depth, self.meter.spent, self.meter.budget, self.found, self.answer,
+            exhausted=self.exhausted, resampling=self.resampling, done=done,
+        )  # fmt: skip
 
     def steps(self) -> Generator[None]:
         """Try fork after fork until a branch does it or nothing is left; yields when there is something to report."""

@@ -77,7 +77,6 @@ def _ids(stored: Any) -> tuple[int, ...]:
 
 logger = logging.getLogger(__name__)
 AUTO = {"device": "auto", "dtype": "auto"}  # options that a command leaves out
-NEEDED = ("model", "set", "recipe")  # keys that every `config.json` of a run has
 FILES = (".jsonl", ".csv", ".parquet", ".gguf")  # endings by which a file is told from a name
 
 
@@ -88,6 +87,7 @@ class RunJob:
     names: ClassVar[tuple[str, ...]] = ()  # fields that hold names, or paths
     files: ClassVar[tuple[str, ...]] = ()  # fields that hold paths
     keys: ClassVar[Mapping[str, str]] = {"set_name": "set"}  # fields that `config.json` calls otherwise
+    needed: ClassVar[tuple[str, ...]] = ("model", "set", "recipe")  # keys without which it is none of ours
     recipes: ClassVar[type[Recipe | DistillRecipe]]
 
     def words(self) -> list[str]:
@@ -108,7 +108,7 @@ class RunJob:
         read = {"recipe": cls.recipes.from_json, "style": StyleOptions.from_json, "pins": tuple, "taus": tuple}
         try:
             names = {f.name: cls.keys.get(f.name, f.name) for f in fields(cls)}  # type: ignore[arg-type]
-            given = {name: stored[key] for name, key in names.items() if key in stored or key in NEEDED}
+            given = {name: stored[key] for name, key in names.items() if key in stored or key in cls.needed}
             return cls(**given | {name: make(given[name]) for name, make in read.items() if name in given})
         except (KeyError, TypeError, ValueError) as error:
             raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error
@@ -121,6 +121,7 @@ class TrainJob(RunJob):
     names: ClassVar[tuple[str, ...]] = ("set_name",)
     files: ClassVar[tuple[str, ...]] = ("from_rollouts", "init_adapter")
     keys: ClassVar[Mapping[str, str]] = {"set_name": "set", "init_adapter": "adapter"}
+    needed: ClassVar[tuple[str, ...]] = ("model", "set", "recipe", "preset")
     recipes = Recipe
 
     model: str = "mini"

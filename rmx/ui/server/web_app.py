@@ -88,8 +88,9 @@ def check_no_file_is_served(app: Any) -> None:
         thread = stack.enter_context(ThreadPoolExecutor(1))  # this one may have a loop that runs already
         given_away = thread.submit(asyncio.run, _ask(app, canaries, word)).result()
     if given_away:
-        shown = f"files of the machine ({given_away})"
-        raise RmxError(f"This app would hand out {shown}, so it does not start. Update rmx.")
+        raise RmxError(
+            f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
+        )
 
 
 async def _ask(app: Any, canaries: list[str], word: str) -> str | None:

@@ -261,10 +261,11 @@ class ClaimsTab(StreamTab):
 
     def options(self, *asked: Any) -> ClaimOptions:
         """What the form asks for."""
-        *chosen, name, limit, own_tau, tau, share, samples, budget, seed, max_new = asked[:13]
+        preset, base, adapter, teacher, name, limit, own_tau, tau, share, *rest = asked
+        samples, budget, seed, max_new, *style = rest
         public = self.claims.workspace.policy.public
         most = PUBLIC if public else (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
-        found = parts.chosen_pair(self.pairs, *chosen)
+        found = parts.chosen_pair(self.pairs, preset, base, adapter, teacher)
         pair = PairOptions(
             model=found.base,
             adapter=found.adapter,
@@ -275,7 +276,7 @@ class ClaimsTab(StreamTab):
             max_new_tokens=whole(max_new, "most tokens", 1, self.settings.max_new_tokens),
             set_name=str(name),
             limit=whole(limit, "number of problems", 1, most[0]),
-            style=from_form(*asked[13:]),
+            style=from_form(*style),
         )
         amount = whole(samples, "number of samples", 1, most[1])
         return ClaimOptions(pair, amount, whole(budget, "budget of tokens", 1, most[2]))

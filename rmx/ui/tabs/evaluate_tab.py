@@ -55,11 +55,13 @@ class EvaluateControls:
             tab, tab.evaluator.workspace, gr.Markdown("", elem_id="evaluate-note"), "evaluate"
         )
         self.model = gr.Dropdown(models, value=spec, label="Base", allow_custom_value=True, elem_id="evaluate-model")
-        about: dict[str, Any] = {"label": "Compared with it", "allow_custom_value": True}
-        about["info"] = "Bundled adapters, your runs; or type a folder or a Hub id."
-        self.adapters = gr.Dropdown(known, value=first, multiselect=True, elem_id="evaluate-adapters", **about)
-        about = {"label": "Problem set", "allow_custom_value": True, "elem_id": "evaluate-set"}
-        self.problem_set = gr.Dropdown(_sets(policy), value="mini:test", **about)
+        self.adapters = gr.Dropdown(
+            known, value=first, label="Compared with it", multiselect=True, allow_custom_value=True,
+            info="Bundled adapters, your runs; or type a folder or a Hub id.", elem_id="evaluate-adapters",
+        )  # fmt: skip
+        self.problem_set = gr.Dropdown(
+            _sets(policy), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
+        )
         # Reads a .jsonl or .csv file in the browser and sends its text to /files/problems; its value is the answer,
         # {"file", "name", "problems", "answers"}, or None.
         file: dict[str, Any] = {"value": None, "most_bytes": FILE_BYTES, "elem_id": "evaluate-file", "visible": False}
@@ -73,10 +75,12 @@ class EvaluateControls:
 
     def _add_decoding(self, most: int) -> None:
         first = parts.defaults_of(EvalRequest)
-        about: dict[str, Any] = {"label": "Samples per problem", "info": "0: one greedy answer only"}
-        self.n = gr.Radio([(str(n), n) for n in COUNTS], value=first["n"], elem_id="evaluate-n", **about)
+        self.n = gr.Radio(
+            [(str(n), n) for n in COUNTS], value=first["n"], label="Samples per problem",
+            info="0: one greedy answer only", elem_id="evaluate-n",
+        )  # fmt: skip
         with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
-            about = {"label": "Temperature of the samples", "elem_id": "evaluate-temperature"}
+            about: dict[str, Any] = {"label": "Temperature of the samples", "elem_id": "evaluate-temperature"}
             self.temperature = gr.Slider(0, 2, first["temperature"], step=0.05, **about)
             self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="evaluate-top-p")
             self.seed, self.max_new = parts.seed_and_length("evaluate-", most)

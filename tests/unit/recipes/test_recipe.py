@@ -140,3 +140,12 @@ def test_the_path_of_a_resumed_run_is_absolute_with_its_split(tmp_path: Path, mo
 def test_a_job_needs_problems() -> None:
     with pytest.raises(RmxError, match="--from-rollouts"):
         TrainJob(set_name=None)
+
+
+@pytest.mark.parametrize("key", ["model", "set", "recipe", "preset"])
+def test_a_stored_training_job_without_what_every_one_has_is_refused(key: str) -> None:
+    stored = TrainJob().json()
+    assert TrainJob.from_json(stored) == TrainJob()
+    del stored[key]
+    with pytest.raises(TrainError, match=rf"config\.json cannot be used \('{key}'\)"):
+        TrainJob.from_json(stored)
