@@ -75,3 +75,10 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # a number too long to be written out, a list too deep
         text = f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+NOT_HERE = (
+    "This is not available on ZeroGPU, where the GPU is lent for single requests: solving, reading, swapping, "
+    "measuring, comparing one text, training in slices. Take the model mini, which needs no GPU, or run rmx on a GPU "
+    "of your own."
+)

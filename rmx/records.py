@@ -5,9 +5,9 @@ token at that position, at temperature 1, in fp32.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 from urllib.parse import unquote
 
 from rmx.prompt_styles import PromptStyle
@@ -236,3 +236,22 @@ class Rollout:
     @property
     def completion_ids(self) -> tuple[int, ...]:
         return self.input_ids[self.prompt_length :]
+
+
+class RemoteCaller(Protocol):
+    """Makes calls in the process that has the weights."""
+
+    def stream(
+        self, function: Callable[..., Any], where: Any, args: tuple[Any, ...], named: dict[str, Any], seconds: float
+    ) -> Iterator[Any]:
+        """Yield what the function yields there, or the one value that it returns.
+
+        Args:
+            function: a function of a module.
+            where: the model or pair that is its first argument; None where it has none.
+            args, named: its other arguments; all of them are pickled.
+            seconds: the longest that it may take.
+
+        Raises:
+            RmxError: what it raised there, or the GPU could not be had.
+        """

@@ -18,8 +18,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from rmx.arguments import Sampling
 from rmx.bench.timing import PROBLEM, alternate, endless, in_turn, milliseconds, ratio, seconds_of
 from rmx.config import TOP_KEPT
-from rmx.engine.batch import continue_batch
-from rmx.engine.continuous_batching import SampleRequest, sample_continuously
+from rmx.engine.batch import SampleRequest, continue_batch, sample_continuously
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.token_draws import prompt_key, uniform

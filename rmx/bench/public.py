@@ -31,12 +31,11 @@ import httpx
 from rmx.arguments import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
-from rmx.explore.branches import swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap_job
 from rmx.models.load import Model, load
-from rmx.recipes.job import TrainJob, resolved
-from rmx.recipes.recipe import PRESETS
 from rmx.records import Problem, Trace
+from rmx.runs.job import TrainJob, resolved
+from rmx.runs.recipe import PRESETS
 from rmx.runs.store import RunStore
 
 NEAR = 1e-3  # nats; entropies of a cached and of a cold run agree within that

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from rmx.bench.timing import PROBLEM, alternate, endless, milliseconds, open_model, peaks_of, ratio, tell_peak
 from rmx.models.load import Model
-from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.recipe import Recipe, RolloutConfig
 from rmx.train.rollouts import sample_rollouts
 from rmx.train.step.items import Item, in_order, lr_at, make_items
 from rmx.train.step.lora_policy import make_policy

@@ -13,10 +13,10 @@ import numpy as np
 from rmx.claims.claim import Judged, Reading, Subject, above, inside, not_below, nothing_to_judge, span_of
 from rmx.data.problem_sets import split_name
 from rmx.errors import RmxError
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import DistillRecipe, Recipe, command
 from rmx.runs.folder import SWEEP, RunFolder
+from rmx.runs.job import TrainJob
 from rmx.runs.rates import Rates, load_rates
+from rmx.runs.recipe import DistillRecipe, Recipe, command
 from rmx.runs.store import RunStore, dollars
 from rmx.stats.intervals import Estimate, quotient
 from rmx.stats.paired import tested_difference

@@ -28,8 +28,8 @@ from rmx.models.base_state import journal_of, key_of
 from rmx.models.load import Model, fingerprint
 from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import remote_of
 from rmx.runs.store import RunStore
-from rmx.zerogpu.calls import remote_of
 
 
 @checked

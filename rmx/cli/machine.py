@@ -15,7 +15,7 @@ from rmx.cli.options import Command, ModelRequest
 from rmx.cli.terminal import JSON_HELP
 from rmx.config import ASSETS, cache_dir
 from rmx.errors import RmxError
-from rmx.models.presets import PAIRS, PRESETS
+from rmx.models.names import PAIRS, PRESETS
 from rmx.prompt_styles import STYLES
 
 GENERAL = "; general where a network has recurrent state or takes no mask"

@@ -16,8 +16,8 @@ from rmx.cli.terminal import JSON_HELP, stopped_by_hand
 from rmx.errors import RmxError
 from rmx.models.style_options import StyleOptions
 from rmx.progress import Progress
-from rmx.recipes.job import changed_recipe
-from rmx.recipes.recipe import NONE, PRESETS, Recipe, Section, field_types, help_of
+from rmx.runs.job import changed_recipe
+from rmx.runs.recipe import NONE, PRESETS, Recipe, Section, field_types, help_of
 from rmx.service import Request, Site, steps
 from rmx.service.checks import flag_of, ignore, read
 from rmx.service.requests import ADAPTERS, SPECS, AskingRequest

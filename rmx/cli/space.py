@@ -18,7 +18,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from rmx.config import PACKAGE
 from rmx.errors import RmxError
-from rmx.storage.hub_errors import FAILURES, Upload, upload_sentence
+from rmx.storage.hub import FAILURES, Upload, upload_sentence
 
 # What the two kinds of Space are built from: pattern in the checkout -> the folder that its names lose in the Space.
 _BOTH = {"rmx/**/*": "", "assets/**/*": "", "LICENSE": ""}

@@ -22,12 +22,12 @@ from rmx.cli import options
 from rmx.cli.options import Command, ModelRequest, changed_fields, default_model, recipe_of, request_of, style_of
 from rmx.cli.terminal import DistillTeller, Teller
 from rmx.errors import RmxError, TrainError
-from rmx.models.presets import SMOLLM2
+from rmx.models.names import SMOLLM2
 from rmx.progress import Progress
-from rmx.recipes import recipe as recipes
-from rmx.recipes.job import DistillJob, TrainJob, resolved
-from rmx.recipes.recipe import NONE, DistillRecipe, field_types
+from rmx.runs import recipe as recipes
 from rmx.runs.folder import CONFIG, RunFolder
+from rmx.runs.job import DistillJob, TrainJob, resolved
+from rmx.runs.recipe import NONE, DistillRecipe, field_types
 from rmx.runs.store import RunStore
 from rmx.storage.safe_files import sendable
 from rmx.train.drive import drive

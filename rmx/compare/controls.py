@@ -26,8 +26,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import DynamicCache
 
-from rmx.engine.divergence import Difference, difference
 from rmx.engine.engine import Engine, adapter_key, split_key, why_not_linear
+from rmx.engine.entropy import Difference, difference
 from rmx.errors import ModelError
 from rmx.models.adapters import AdapterFacts, adapted_layers, facts, lora_factors, lora_norm
 from rmx.models.base_state import (
@@ -41,8 +41,8 @@ from rmx.models.base_state import (
 )
 from rmx.models.load import Model, Placing, load, split_dtype
 from rmx.models.model_pair import Pair
+from rmx.models.zerogpu import decoding, on_gpu_worker
 from rmx.records import as_json
-from rmx.zerogpu.calls import decoding, on_gpu_worker
 
 APART = "two sets of weights; nothing is on the base"
 

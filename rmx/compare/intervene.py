@@ -26,8 +26,8 @@ from rmx.engine.token_draws import prompt_key, uniform
 from rmx.grading.answers import CUT
 from rmx.models.model_pair import Pair, PairRun, PairStream, open_pair
 from rmx.models.stopping import CompletionEnd
+from rmx.models.zerogpu import on_gpu_worker, side_by_side
 from rmx.records import Answer, Stop, is_fork
-from rmx.zerogpu.calls import on_gpu_worker, side_by_side
 
 Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]
 ARMS: tuple[Arm, ...] = ("base", "teacher", "oracle", "random", "matched", "entropy")

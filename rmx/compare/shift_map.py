@@ -17,9 +17,8 @@ from rmx.compare.controls import check_base, placebo_pair, shape_noise
 from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, places_of
 from rmx.config import TOP_SHOWN
 from rmx.data.problem_sets import load_set
-from rmx.engine.divergence import Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.engine import split_key
-from rmx.engine.entropy import Capture, capture, logp_and_rank
+from rmx.engine.entropy import Capture, Difference, Kind, capture, compare, is_near_tie, kind_of, logp_and_rank
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import Chooser
 from rmx.errors import ModelError, RmxError
@@ -28,12 +27,12 @@ from rmx.grading.answers import CUT
 from rmx.models.detokenizer import TextStream
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, PairRun, make_pair, open_pair, read_both
-from rmx.models.presets import PAIRS
+from rmx.models.names import PAIRS
 from rmx.models.stopping import CompletionEnd
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import on_gpu_worker, side_by_side
 from rmx.records import Answer, Candidate, Problem, Stop, as_json, is_fork
-from rmx.zerogpu.calls import on_gpu_worker, side_by_side
 
 Source = Literal["base", "adapted", "text"]
 QUIET = 0.02  # nats of KL, below which an agreement is not worth listing

@@ -16,9 +16,8 @@ from torch import Tensor
 from rmx.compare.controls import Text, dtype_noise, placebo_pair, shape_noise, worst
 from rmx.config import NEW_TOKENS
 from rmx.engine.batch import continue_batch
-from rmx.engine.divergence import KINDS, Difference, compare, kind_of
 from rmx.engine.engine import split_key
-from rmx.engine.entropy import capture
+from rmx.engine.entropy import KINDS, Difference, capture, compare, kind_of
 from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
 from rmx.models.base_state import Journal, chained, journal_of

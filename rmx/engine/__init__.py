@@ -5,10 +5,11 @@ Every token of rmx is made by one step. From the request down to the network:
     Generation, outcomes, rescue, rollouts, evaluation, patches, …
        │  Decodings: ids to read, how to choose tokens, what to call with each of them, when it is over
        ▼
-    scheduler            people's streams: whoever waits for its next token does one step for all of them
-    batch, continuous_batching     long work: continuations of one text, samples of many prompts
+    scheduler  people's streams (`Scheduler`): whoever waits for its next token does one step for all of them
+    batch      long work: continuations of one text, samples of many prompts
        ▼
-    decoder    the step itself: end who was cancelled, read ids, feed every stream its newest token, choose the next
+    scheduler  the step itself (`Decoder`): end who was cancelled, read ids, feed every stream its newest token, choose
+               the next
     rows       which streams share a pass: base and plain LoRAs, each row under its own adapter and strength; an
                adapter that does not scale linearly has rows of its own; recurrent state takes its step alone
     arena      the rows of a pass: one cache of static shape, a position and a mask for each row, sliding windows too

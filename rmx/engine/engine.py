@@ -19,9 +19,8 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 from rmx.engine.capture import CudaRecorder, Recorder
 from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner, never
 from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length, windowed
-from rmx.engine.remote import NOT_HERE, RemoteCaller
-from rmx.errors import ModelError, PromptError
-from rmx.records import Reuse
+from rmx.errors import NOT_HERE, ModelError, PromptError
+from rmx.records import RemoteCaller, Reuse
 
 PREFILL = 2048  # positions that are read at once where nobody wants their logits
 CHUNK_BYTES = 32 << 20  # logits of one reading chunk; larger blocks cost page faults more than they save

@@ -13,7 +13,7 @@ from typing import Any
 from rmx.arguments import Sampling
 from rmx.compare.controls import BaseCheck, check_loaded
 from rmx.data.problem_files import overlap
-from rmx.engine.continuous_batching import Sample, SampleRequest, longest_of, sample_continuously
+from rmx.engine.batch import Sample, SampleRequest, longest_of, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key
@@ -23,8 +23,8 @@ from rmx.evaluate.sample_store import Answered, SampleStore, Shelf
 from rmx.grading.answers import RULES
 from rmx.models.model_pair import Pair
 from rmx.models.stopping import Endings
-from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem
+from rmx.runs.job import TrainJob, problems_of
 from rmx.runs.store import RunStore
 
 

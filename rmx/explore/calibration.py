@@ -19,11 +19,10 @@ import torch
 from rmx.arguments import Sampling
 from rmx.config import ASSETS, cache_dir, check_tau, is_number
 from rmx.data.problem_sets import load_set, split_name
-from rmx.engine.continuous_batching import SampleRequest, longest_of, sample_continuously
+from rmx.engine.batch import SampleRequest, longest_of, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.engine import Engine
-from rmx.engine.remote import NOT_HERE
-from rmx.errors import ModelError, RmxError, shown
+from rmx.errors import NOT_HERE, ModelError, RmxError, shown
 from rmx.explore.generate import Generation, Job
 from rmx.models.base_state import base_tensors, digest
 from rmx.models.load import Model, load

@@ -23,8 +23,7 @@ from rmx.config import TOP_SHOWN
 from rmx.data.problem_sets import load_set
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import RmxError
-from rmx.explore.branches import swap
-from rmx.explore.generate import Job, solve_anew
+from rmx.explore.generate import Job, solve_anew, swap
 from rmx.models.load import Model
 from rmx.models.stopping import continue_rows, is_cut
 from rmx.records import Answer, Problem, TokenDist, Trace, is_fork

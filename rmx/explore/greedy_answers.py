@@ -1,4 +1,4 @@
-"""The answers that a solution leads to greedily: at the end of each sentence, and behind each other word at its forks.
+"""Where a solution leads greedily: the answer at the end of each sentence and behind each other word at its forks.
 
 The answer so far is what the model would answer if it had to. After each sentence the model is made to conclude; all
 sentences are one batch behind the cache of the solution. The most frequent of these answers, the mode over the
@@ -15,16 +15,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
+import torch
+
+from rmx.arguments import Sampling
 from rmx.config import TOP_SHOWN
 from rmx.engine.batch import continue_prefixes
+from rmx.engine.decoding_memory import row_bytes
+from rmx.engine.entropy import capture, logp_and_rank
 from rmx.engine.fair_queue import never
+from rmx.engine.scheduler import Decoding, Prefix, scheduler_of
+from rmx.engine.token_draws import TokenFigures
 from rmx.grading.answers import Answered, equal, grade, same_answers
+from rmx.models.detokenizer import Detokenizer
 from rmx.models.load import Model
 from rmx.models.stopping import answer_reached, continue_rows
+from rmx.models.zerogpu import CAP, decoding, on_gpu_worker, with_alternatives_at
 from rmx.records import Answer, TokenDist, Trace, as_json, is_fork
-from rmx.zerogpu.calls import CAP, decoding, on_gpu_worker, with_alternatives_at
 
 # A line break, or a full stop, exclamation or question mark (with what closes behind it) before white space; not the
 # point of a number (3.5 has no space behind it) nor of an item's number at the start of a line ("1. First").
@@ -319,3 +328,86 @@ def alternative_ends(
         found[pos] = tuple(AlternativeEnd(row[0], answer) for row, answer in zip(rows, answers, strict=True))
         yield AlternativeEnds(dict(found), spent)
     yield AlternativeEnds(dict(found), spent, complete=not cancelled(), done=True)
+
+
+# -- What could stand at a place --------------------------------------------------------------------------------------
+
+
+LOOK_AHEAD = 16  # tokens after the alternative itself
+
+
+@on_gpu_worker(seconds=lambda model, prefix, *_, length=LOOK_AHEAD, **__: decoding(length + 1, read=len(prefix)))
+def look_ahead(
+    model: Model,
+    prefix: Sequence[int],
+    alternatives: Sequence[int],
+    adapter: str | None = None,
+    length: int = LOOK_AHEAD,
+    patience: float | None = None,
+) -> list[list[int]]:
+    """Greedy continuations of `prefix`, one for each alternative; each list begins with its alternative.
+
+    Args:
+        prefix: prompt and kept tokens, as ids.
+        alternatives: token ids that could follow it.
+        length: tokens after the alternative; a row ends early at an end token.
+        patience: seconds to wait for the engine, see `Turns.turn`.
+    """
+    engine, most = model.engine, min(length + 1, model.engine.context - len(prefix))
+    rows, read = [[token] for token in alternatives], Prefix(prefix, adapter, save=True)
+
+    def take(row: list[int], figures: TokenFigures) -> bool:
+        row.append(figures.token_id)
+        return len(row) == most or figures.token_id in model.stop_ids
+
+    asked = [
+        Decoding(read, Sampling(), partial(take, row), given=tuple(row), top=1)
+        for row in rows
+        if row[0] not in model.stop_ids and most > 1
+    ]
+    seat_bytes = 0 if engine.fault is not None else len(asked) * row_bytes(engine, len(prefix) + length + 1)
+    with engine.queue.turn(patience, seat_bytes) as ticket:
+        for _ in scheduler_of(engine).run(asked, ticket):
+            pass
+    return rows
+
+
+@lru_cache(maxsize=4)
+def _texts(detokenizer: Detokenizer, size: int) -> tuple[str, ...]:
+    return tuple(detokenizer.token_text(i).lower() for i in range(size))
+
+
+@on_gpu_worker(seconds=lambda model, prefix, *_, **__: decoding(1, read=len(prefix)))
+def search(
+    model: Model,
+    prefix: Sequence[int],
+    query: str,
+    adapter: str | None = None,
+    limit: int = 30,
+    patience: float | None = None,
+) -> list[tuple[int, str, float, int]]:
+    """Tokens whose text contains `query`, as (id, text, probability, rank) given `prefix`.
+
+    All matches of the vocabulary are ranked before the list is cut. A query that is a token's whole text, give or
+    take a leading space, comes first.
+    """
+    wanted = query.lower()
+    engine = model.engine
+    texts = _texts(model.detokenizer, engine.vocab_size)
+    matches = [i for i, text in enumerate(texts) if wanted in text] if wanted else []
+    if not matches:
+        return []
+    with engine.queue.turn(patience), engine.using(adapter):
+        logits = engine.open(prefix, adapter=adapter).logits.float()
+    ids = torch.tensor(matches, device=logits.device)
+    rows = logits.expand(len(matches), -1)
+    lse = capture(logits[None], 1).lse
+    order = logits[ids].argsort(descending=True)[: 4 * limit]
+    ids = ids[order]
+    logp, rank = logp_and_rank(rows[: len(ids)], lse.expand(len(ids)), ids)
+    found = [
+        (int(i), model.detokenizer.token_text(int(i)), float(p), int(r))
+        for i, p, r in zip(ids, logp.exp(), rank, strict=True)
+    ]
+    found.sort(key=lambda f: texts[f[0]].strip() != wanted.strip())
+    return found[:limit]

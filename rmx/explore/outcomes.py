@@ -29,14 +29,14 @@ from rmx.engine.batch import decode_steps
 from rmx.engine.engine import Engine
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key, uniform
-from rmx.explore.branches import check_pos, forks_of
+from rmx.explore.generate import check_pos, forks_of
 from rmx.explore.greedy_answers import sentences_of
 from rmx.grading.answers import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, answer_reached
+from rmx.models.zerogpu import decoding, forks_only, on_gpu_worker, with_alternatives_at
 from rmx.records import Answer, Candidate, Trace, as_json
 from rmx.stats.intervals import ALPHA, Bounds, Estimate, Verdict, anytime, decide, rule, share
-from rmx.zerogpu.calls import decoding, forks_only, on_gpu_worker, with_alternatives_at
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 INTERVAL = 0.25  # seconds between two reports within a batch

@@ -17,14 +17,13 @@ from rmx.config import NEW_TOKENS, TOP_SHOWN
 from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import TokenFigures, prompt_key, uniform
 from rmx.errors import ProblemError, RmxError
-from rmx.explore.branches import forks_of, swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, forks_of, swap_job
 from rmx.explore.outcomes import Meter
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, answer_reached, continue_rows
+from rmx.models.zerogpu import CAP, forks_only, on_gpu_worker
 from rmx.records import Answer, Trace, as_json, is_fork
 from rmx.stats.intervals import share, wilson
-from rmx.zerogpu.calls import CAP, forks_only, on_gpu_worker
 
 Goal = Literal["right", "wrong"]
 COUNTS = ("no token", "one token", "two tokens", "three tokens", "four tokens")

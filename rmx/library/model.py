@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 from rmx.arguments import Sampling
 from rmx.compare.shift_map import MapJob, ShiftMap, map_document
 from rmx.errors import RmxError
-from rmx.explore.branches import Branch
+from rmx.explore.generate import Branch
 from rmx.library.results import ArmsDocument, NotebookProgress, ShiftMapDocument, ShiftSetDocument
 from rmx.library.solution import ModelSolution, SolutionStream
 from rmx.models.load import PLAIN, Model, Placing

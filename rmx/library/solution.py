@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from rmx.config import TOP_SHOWN
 from rmx.errors import RmxError, SwapError, shown
-from rmx.explore.branches import Branch, swap_job
+from rmx.explore.generate import Branch, swap_job
 from rmx.explore.greedy_answers import sofar
 from rmx.explore.outcomes import MOST_FORKS, USUAL, OutcomeConfig, importance, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue

@@ -8,9 +8,9 @@ from typing import Any
 from rmx.errors import RmxError, TrainError
 from rmx.library.model import LanguageModel, ModelPair, load, measure, style_fields
 from rmx.library.results import POINTS, Curves, EvaluationDocument, NotebookProgress, ResultDocument, Table, cell, flat
-from rmx.recipes.job import TrainJob, resolved
-from rmx.recipes.recipe import PRESETS
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob, resolved
+from rmx.runs.recipe import PRESETS
 from rmx.runs.store import RunStore, row
 from rmx.service.checks import read
 from rmx.service.requests import EvalRequest

@@ -31,10 +31,10 @@ from torch import Tensor
 
 from rmx.engine.engine import Engine, base_network, lora_layers, split_key, why_not_linear
 from rmx.errors import ModelError, reason_of
-from rmx.models.adapter_names import adapter_name, adapter_place
 from rmx.models.base_state import base_changes, base_tensors, remember_base, wrapped_modules
 from rmx.models.load import Model, fingerprint
-from rmx.storage.hub_errors import download_sentence
+from rmx.models.names import adapter_name, adapter_place
+from rmx.storage.hub import download_sentence
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Kinds that are tested against PEFT's own model: whole texts, token by token, and with a second one beside.
@@ -287,7 +287,7 @@ _DAMAGE: tuple[type[Exception], ...] = (
 def add_adapter(model: Model, spec: str) -> str:
     """Load an adapter onto the model's own weights and return the name that `Engine.using` has for it."""
     name = adapter_name(spec)
-    return name if name in model.engine.adapters else attach(model, name, adapter_place(model, spec), spec)
+    return name if name in model.engine.adapters else attach(model, name, adapter_place(model.spec, spec), spec)
 
 
 def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
@@ -476,3 +476,8 @@ def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
     if name in layer.lora_embedding_A:
         return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
     return layer.lora_A[name].weight.flatten(1), layer.lora_B[name].weight.flatten(1)
+
+
+def attached(model: Model) -> set[str]:
+    """Names of the adapters whose weights are on the model in this process."""
+    return set(getattr(model.engine.model, "peft_config", {}))

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rmx.engine.divergence import difference
 from rmx.engine.engine import Engine, base_network, is_adapter_layer, split_key
-from rmx.engine.remote import NOT_HERE
+from rmx.engine.entropy import difference
 from rmx.engine.token_draws import prompt_key
-from rmx.errors import ModelError
+from rmx.errors import NOT_HERE, ModelError
 from rmx.models.load import Model
 from rmx.storage.safe_files import KeptLines, LineStore
 

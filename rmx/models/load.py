@@ -38,12 +38,11 @@ from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
 from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
-from rmx.models.download import Download
-from rmx.models.presets import Preset, preset_of
+from rmx.models.names import Preset, preset_of
 from rmx.models.style_options import StyleOptions, family_of, resolve_style, style_of
 from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.records import Answer
-from rmx.storage.hub_errors import check_reach, download_sentence
+from rmx.storage.hub import Download, check_reach, download_sentence
 from rmx.storage.safe_files import whole
 
 Read = TypeVar("Read")

@@ -18,9 +18,9 @@ from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_
 from rmx.engine.fair_queue import never
 from rmx.engine.rows import RowBatch, RowSet
 from rmx.errors import ModelError
-from rmx.models.adapter_names import attached
+from rmx.models.adapters import attached
 from rmx.models.load import Model
-from rmx.models.presets import set_learnt
+from rmx.models.names import set_learnt
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Stop, shown_adapter

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from rmx.data.problem_sets import REPOSITORIES, SETS, is_cached, split_name
 from rmx.errors import Refused
-from rmx.models.adapter_names import bundled_adapters, run_adapter
-from rmx.models.presets import preset_of
-from rmx.storage.hub_errors import download_sentence
+from rmx.models.names import preset_of, run_adapter, shipped_adapters
+from rmx.storage.hub import download_sentence
 
 if TYPE_CHECKING:
     from rmx.models.load import Model
@@ -71,7 +70,7 @@ class SiteRules:
 
     def admit_adapter(self, model: "Model", spec: str) -> None:
         """Whether this adapter may be put on a model: bundled, listed, or made by a run."""
-        bundled = bundled_adapters(model)
+        bundled = shipped_adapters(model.spec)
         if not self.public or spec in self.adapters or spec in bundled or run_adapter(spec) is not None:
             return
         known = ", ".join([*bundled, *self.adapters]) or "none"

@@ -10,11 +10,11 @@ import torch
 
 from rmx.config import MOST_NAME
 from rmx.engine.engine import Engine
-from rmx.engine.remote import RemoteCaller
 from rmx.errors import Busy, ModelError, shown
-from rmx.models.adapter_names import adapter_name
 from rmx.models.load import PLAIN, Model, Placing, load
+from rmx.models.names import adapter_name
 from rmx.models.site_rules import PRIVATE, SiteRules
+from rmx.records import RemoteCaller
 
 MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes
 GIVES_WAY = 5.0  # seconds that work which nobody has asked for has to step aside

@@ -21,9 +21,8 @@ from rmx import __version__
 from rmx.config import runs_dir
 from rmx.engine.fair_queue import current_owner
 from rmx.errors import Busy, RmxError, TrainError
-from rmx.recipes.job import DistillJob, TrainJob
-from rmx.recipes.recipe import DistillRecipe, Recipe
 from rmx.runs.folder import CONFIG, RunFolder
+from rmx.runs.job import DistillJob, TrainJob
 from rmx.runs.queue import (
     PROGRAM,
     WAITED,
@@ -36,6 +35,7 @@ from rmx.runs.queue import (
     waiting_runs,
 )
 from rmx.runs.rates import Rates, load_rates, paper_costs
+from rmx.runs.recipe import DistillRecipe, Recipe
 from rmx.storage.safe_files import disk, read_json
 
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner

@@ -20,10 +20,9 @@ from rmx.data.problem_sets import SETS, split_name
 from rmx.engine.fair_queue import Kind
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
-from rmx.models.adapter_names import bundled_adapters, run_adapter
-from rmx.models.presets import PRESETS
-from rmx.recipes.job import TrainJob
+from rmx.models.names import PRESETS, run_adapter, shipped_adapters
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
 from rmx.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ class Site:
         """The adapter that is named on a model, if any."""
         if not spec or self.limits is None:
             return spec or None
-        bundled = bundled_adapters(self.workspace.model(self.model_name(model)))
+        bundled = shipped_adapters(self.workspace.model(self.model_name(model)).spec)
         if spec in bundled or _on_the_hub(spec) or (len(spec) < 200 and run_adapter(spec) is not None):
             return spec
         known = ", ".join(bundled) or "none is bundled with this model"

@@ -15,7 +15,7 @@ from rmx.config import TOP_KEPT
 from rmx.engine.fair_queue import Kind
 from rmx.models.style_options import StyleOptions
 from rmx.prompt_styles import AnswerRule
-from rmx.recipes.recipe import HELP, field_types
+from rmx.runs.recipe import HELP, field_types
 from rmx.service.checks import Request
 
 ARMS = "base,teacher,oracle,random,matched,entropy"

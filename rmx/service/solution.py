@@ -11,9 +11,8 @@ from rmx.arguments import Sampling
 from rmx.config import NEW_TOKENS, TOP_KEPT, TOP_SHOWN
 from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError, PromptError, SwapError
-from rmx.explore.branches import Branch, swap_job
 from rmx.explore.calibration import calibration_of, threshold_of
-from rmx.explore.generate import Job, read_job
+from rmx.explore.generate import Branch, Job, read_job, swap_job
 from rmx.explore.greedy_answers import sofar
 from rmx.explore.outcomes import USUAL, Importance, OutcomeConfig, Outcomes, importance, outcomes
 from rmx.explore.rescue import RescueConfig, rescue

@@ -22,12 +22,12 @@ from safetensors import SafetensorError, safe_open
 from rmx.data.problem_sets import REPOSITORIES, SETS
 from rmx.errors import TrainError, first_line
 from rmx.models.load import Model, fingerprint
-from rmx.models.presets import preset_of
+from rmx.models.names import preset_of
 from rmx.prompt_styles import PromptStyle
-from rmx.recipes.recipe import Recipe
+from rmx.runs.recipe import Recipe
 from rmx.stats.intervals import Estimate
 from rmx.stats.text import MISSING, in_format
-from rmx.storage.hub_errors import FAILURES, TOKENS, Upload, upload_sentence
+from rmx.storage.hub import FAILURES, TOKENS, Upload, upload_sentence
 from rmx.storage.rendering import render
 
 Origin = Literal["bundled", "hub", "gguf", "local"]

@@ -14,10 +14,10 @@ import numpy as np
 from rmx.errors import Stopped, TrainError, first_line
 from rmx.grading.answers import CUT
 from rmx.models.load import Model, load
-from rmx.recipes.job import Problems, TrainJob, problems_of
-from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, as_json
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import Problems, TrainJob, problems_of
+from rmx.runs.recipe import RolloutConfig
 from rmx.storage.safe_files import disk, write_json
 from rmx.train.rollout_server import Report, server_rollouts
 from rmx.train.rollouts import RolloutLog, read_rollouts, sample_rollouts, write_official

@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import TrainError
-from rmx.models.adapter_names import names_adapter
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model, load
 from rmx.models.model_pair import ask_alike
-from rmx.recipes.job import DistillJob
-from rmx.recipes.recipe import DistillRecipe, LossConfig, Tail
+from rmx.models.names import names_adapter
 from rmx.records import Rollout
+from rmx.runs.job import DistillJob
+from rmx.runs.recipe import DistillRecipe, LossConfig, Tail
 from rmx.stats.intervals import ratio_of_sums, share
 from rmx.train.adapter_folder import PassRates, Provenance, base_of, finish_adapter, set_label, spec_label
 from rmx.train.data_stages import ROLLOUTS, Draw, Event, Gated, StageProgress, sample
@@ -323,7 +323,7 @@ class Distillation(Pipeline):
 
     def teacher(self) -> Teacher:
         """Whom to learn from; asked in the base's way, as the student will be."""
-        if self.job.adapter or names_adapter(self.base, self.job.teacher_name):
+        if self.job.adapter or names_adapter(self.base.spec, self.job.teacher_name):
             with self.base.engine.queue.turn():
                 name = add_adapter(self.base, self.job.teacher_name)
             return Teacher(self.base, name, self.base.engine.vocab_size)

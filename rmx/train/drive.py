@@ -12,8 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rmx.errors import RmxError, Stopped, TrainError, first_line
-from rmx.recipes.job import DistillJob, TrainJob
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import DistillJob, TrainJob
 from rmx.runs.queue import WAITED, deciding, look, niceness, wait_for_turn
 from rmx.storage.safe_files import FULL, is_full
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError
-from rmx.recipes.job import Problems, TrainJob
-from rmx.recipes.recipe import OptimConfig, Recipe
 from rmx.records import Rollout
 from rmx.runs.folder import CONFIG, RunFolder
+from rmx.runs.job import Problems, TrainJob
 from rmx.runs.rates import cost
+from rmx.runs.recipe import OptimConfig, Recipe
 from rmx.train.probe import Lengths, Speeds
 from rmx.train.step.items import total_updates
 from rmx.train.step.scoring import MEMORY, token_bytes

@@ -14,8 +14,8 @@ from rmx.engine.engine import CHUNK_BYTES
 from rmx.errors import Stopped
 from rmx.models.load import Model
 from rmx.models.stopping import Endings
-from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.records import Problem, Rollout, as_json
+from rmx.runs.recipe import GateConfig, LossConfig
 from rmx.stats.intervals import Estimate, paired_difference, quotient, share
 from rmx.stats.text import points
 from rmx.train.step.items import Item, make_items, with_advantages

@@ -18,11 +18,11 @@ import torch
 
 from rmx.errors import TrainError
 from rmx.models.load import Model, load
-from rmx.recipes.job import TrainJob, problems_of
-from rmx.recipes.recipe import ONE_PROCESS
 from rmx.records import Problem, Rollout
 from rmx.runs.folder import SWEEP
+from rmx.runs.job import TrainJob, problems_of
 from rmx.runs.rates import cost
+from rmx.runs.recipe import ONE_PROCESS
 from rmx.stats.intervals import Estimate
 from rmx.storage.safe_files import disk
 from rmx.train.adapter_folder import base_of, finish_adapter, provenance

@@ -24,10 +24,10 @@ from rmx.engine.rows import RowBatch, RowSet
 from rmx.engine.token_draws import cooled
 from rmx.errors import TrainError
 from rmx.models.load import Model, choose_device
-from rmx.models.presets import preset_of
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import OptimConfig
+from rmx.models.names import preset_of
 from rmx.records import Problem
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import OptimConfig
 from rmx.train.step.lora_policy import LoraPolicy
 
 ROWS = 64  # completions decoded together

@@ -29,8 +29,8 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import TrainError
 from rmx.models.load import Model, load
 from rmx.models.style_options import StyleOptions
-from rmx.recipes.recipe import AdapterConfig, RolloutConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.recipe import AdapterConfig, RolloutConfig
 from rmx.stats.intervals import Estimate
 from rmx.stats.text import percent, points
 from rmx.storage.rendering import render

@@ -24,8 +24,8 @@ from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
-from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, Stop, as_json
+from rmx.runs.recipe import RolloutConfig
 from rmx.train.rollouts import graded
 
 log = logging.getLogger(__name__)

@@ -9,14 +9,14 @@ from typing import Any, NoReturn, get_args
 
 from rmx.arguments import Sampling
 from rmx.config import is_number
-from rmx.engine.continuous_batching import SampleRequest, longest_of, not_over, sample_continuously
+from rmx.engine.batch import SampleRequest, longest_of, not_over, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.errors import TrainError, first_line
 from rmx.grading.answers import CUT
 from rmx.models.load import Model
 from rmx.models.stopping import Endings
-from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, Stop, is_fork
+from rmx.runs.recipe import RolloutConfig
 from rmx.storage.safe_files import disk, write_json
 from rmx.train.step.items import with_advantages
 
@@ -39,7 +39,7 @@ def sample_rollouts(
 
     Completions end with an end token, with a stop text of the prompt style or at a limit, not at their answer. A stage
     that broke off makes what is missing from the same draws; its order is another, and so may be a token where a draw
-    falls on the edge between two (rmx/engine/continuous_batching.py). The engine's turn is taken for a quarter of a
+    falls on the edge between two (rmx/engine/batch.py). The engine's turn is taken for a quarter of a
     second at a time.
 
     Args:

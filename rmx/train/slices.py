@@ -13,13 +13,13 @@ from contextvars import copy_context
 from pathlib import Path
 
 from rmx.engine.fair_queue import FairQueue
-from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError, Stopped, TrainError
+from rmx.models.zerogpu import START, NoGpu
+from rmx.records import RemoteCaller
 from rmx.runs.folder import RunFolder, release_lock
 from rmx.runs.queue import WAITED
 from rmx.runs.store import SliceStarter
 from rmx.train.drive import DRY, STOPPED, Told, pipeline
-from rmx.zerogpu.calls import START, NoGpu
 
 SLICE = 60.0 - START  # seconds of GPU, the start not counted: what ZeroGPU lends where nothing is said
 REST = 12.0  # of them kept for the last step and its checkpoint

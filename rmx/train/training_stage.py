@@ -12,8 +12,8 @@ from torch import Tensor
 from rmx.engine.entropy import capture
 from rmx.errors import Stopped
 from rmx.models.load import Model
-from rmx.recipes.recipe import Recipe
 from rmx.records import Problem
+from rmx.runs.recipe import Recipe
 from rmx.train.adapter_folder import base_of, finish_adapter, provenance
 from rmx.train.data_stages import Context, Event, StageProgress
 from rmx.train.heldout import (

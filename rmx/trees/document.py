@@ -18,10 +18,10 @@ from typing import Any, get_args
 from rmx.arguments import Sampling
 from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, check_tau, runs_dir
 from rmx.errors import RmxError
-from rmx.explore.branches import Branch
+from rmx.explore.generate import Branch
 from rmx.grading.answers import RULES
-from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model, fingerprint
+from rmx.models.names import shipped_adapters
 from rmx.models.style_options import MOST_STOP, MOST_STOPS
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, as_json, is_fork
@@ -161,7 +161,7 @@ def _branch_record(run: Branch, place: dict[str, int]) -> TreeBranch:
 
 def adapter_spec(model: Model, name: str | None) -> str | None:
     """What names this adapter elsewhere: the engine knows it by a name without dots, and by where it was found."""
-    if name is None or name in bundled_adapters(model):
+    if name is None or name in shipped_adapters(model.spec):
         return name
     place = model.engine.adapters.get(name, name)
     folder = Path(place)

@@ -20,16 +20,14 @@ from rmx.arguments import Sampling
 from rmx.config import ASSETS, TOP_SHOWN
 from rmx.data.words import draw_words
 from rmx.errors import ProblemError, RmxError, SwapError
-from rmx.explore.branches import Branch, Origin, swap_job
 from rmx.explore.flip_rates import answers_after
-from rmx.explore.generate import Job
-from rmx.models.adapter_names import adapter_name
+from rmx.explore.generate import Branch, Job, Origin, swap_job
 from rmx.models.load import Model
-from rmx.models.presets import SMOLLM2, preset_of
+from rmx.models.names import SMOLLM2, adapter_name, preset_of
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem, Trace, is_fork, shown_adapter
-from rmx.storage.hub_errors import Upload, upload_sentence
+from rmx.storage.hub import Upload, upload_sentence
 from rmx.trees.document import Tree, read_tree, tree_document, tree_of
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

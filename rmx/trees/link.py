@@ -19,8 +19,7 @@ from typing import Any
 
 from rmx.arguments import Sampling
 from rmx.errors import ModelError, PromptError, RmxError, SwapError
-from rmx.explore.branches import Branch, Origin, swap_job
-from rmx.explore.generate import Job
+from rmx.explore.generate import Branch, Job, Origin, swap_job
 from rmx.models.load import Model
 from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.storage.safe_files import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_number, to_text

@@ -20,8 +20,8 @@ from rmx.arguments import arguments_of, hints_of
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.errors import Refused, RmxError
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Document, Limits, Request, Site, call
 from rmx.service.checks import schema_of, shown

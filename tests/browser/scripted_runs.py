@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
-from rmx.recipes.recipe import PRESETS
 from rmx.runs.rates import Rate, Rates, bundled_rates, paper_costs
+from rmx.runs.recipe import PRESETS
 from rmx.ui.tabs.train_tab import RUNS_PROPS
 from rmx.ui.views import build_view
 

@@ -15,8 +15,8 @@ from real_app import serving
 
 from rmx.config import ASSETS
 from rmx.models.stand_ins import scripted_model
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import SMALL
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import SMALL
 from rmx.runs.store import RunStore
 from rmx.ui.settings import Settings
 

@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, FrameLocator, Page, expect
 from real_app import serving
 
 from rmx.data.problem_sets import examples
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import SMALL
 from rmx.runs.store import RunStore
 from rmx.ui.server.page_files import VARIABLE
 from rmx.ui.settings import Settings

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from rmx.models.load import Model
-from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
+from rmx.runs.recipe import Recipe
 from rmx.train.step.items import Item, make_items
 from rmx.train.step.lora_policy import LoraPolicy, make_policy
 from rmx.train.step.trainer import MicroStep, Trainer, Update

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import SMALL, Recipe
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import SMALL, Recipe
 from rmx.runs.store import RunStore
 
 TINY = SMALL.with_(

@@ -93,7 +93,7 @@ def stopped(spec: str) -> dict[str, Any]:
     """A solution that is given up after three tokens, and one after it."""
     from rmx.arguments import Sampling
     from rmx.explore.generate import Generation, Job
-    from rmx.zerogpu import calls as carry
+    from rmx.models import zerogpu as carry
 
     assert carry._home is not None
     model = carry._home.model(spec)

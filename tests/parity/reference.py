@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rmx.models.load import Model
-from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
+from rmx.runs.recipe import Recipe
 from rmx.train.step.items import Item, make_items
 from rmx.train.step.lora_policy import LoraPolicy, make_policy
 from rmx.train.step.trainer import Trainer

@@ -8,8 +8,7 @@ import torch
 
 from rmx.arguments import Sampling
 from rmx.data.problem_sets import load_set
-from rmx.explore.branches import swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap_job
 
 ENTROPY_TOLERANCE = 1e-4  # nats, fp32
 

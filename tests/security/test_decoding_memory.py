@@ -10,7 +10,7 @@ import pytest
 from rmx.arguments import Sampling
 from rmx.engine import decoding_memory
 from rmx.engine.arena import SlotLayer
-from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
+from rmx.engine.batch import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import MemoryBudget, row_bytes
 
 HOT = Sampling(temperature=1.0, seed=7, max_new_tokens=40)
@@ -19,7 +19,7 @@ HOT = Sampling(temperature=1.0, seed=7, max_new_tokens=40)
 @pytest.fixture(autouse=True)
 def short_rounds(monkeypatch):
     """A round is a step, so that a batch is seen under way."""
-    monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
+    monkeypatch.setattr("rmx.engine.batch.ROUND_SECONDS", 0.0)
 
 
 def until(true: Callable[[], bool]) -> None:

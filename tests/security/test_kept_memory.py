@@ -12,7 +12,7 @@ import torch
 from rmx.arguments import Sampling
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
-from rmx.explore.branches import Branch
+from rmx.explore.generate import Branch
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares, bytes_of
 from rmx.ui.jobs.evaluator import Evaluator

@@ -12,12 +12,12 @@ from rmx.arguments import Sampling
 from rmx.config import MOST_NAME
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
-from rmx.explore.branches import Branch
+from rmx.explore.generate import Branch
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
-from rmx.recipes.job import MOST, Pin
+from rmx.runs.job import MOST, Pin
 from rmx.service import Limits
 from rmx.ui.endpoints import limits_of
 from rmx.ui.jobs.comparer import Comparer
@@ -139,7 +139,7 @@ def train_form(**more: Any) -> list[Any]:
 
 
 def train_values() -> dict[str, Any]:
-    from rmx.recipes.recipe import SMALL
+    from rmx.runs.recipe import SMALL
     from rmx.ui.jobs.training import shown_value
 
     flat = SMALL.flat()

@@ -15,9 +15,8 @@ from rmx.errors import RmxError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.ui.server import rate_limit as gate_module
-from rmx.ui.server.rate_limit import Connections, most_connections
+from rmx.ui.server.rate_limit import Connections, SeldomRepeated, most_connections
 from rmx.ui.server.serve import Server, listen, server_config
-from rmx.ui.server.short_logs import SeldomRepeated
 from rmx.ui.server.web_app import check_no_file_is_served, web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners, parse_address, visitor_address

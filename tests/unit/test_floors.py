@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # Ground floor first. "" holds the modules that lie flat in rmx/; mini.build, which made the miniature, uses train.
 FLOORS = (
-    "", "storage", "stats", "grading", "data", "engine", "models", "zerogpu", "explore", "compare", "trees", "recipes",
-    "runs", "train", "mini", "evaluate", "claims", "mini.build", "service", "ui", "bench", "library", "cli",
+    "", "storage", "stats", "grading", "data", "engine", "models", "explore", "compare", "trees", "runs", "train",
+    "mini", "evaluate", "claims", "mini.build", "service", "ui", "bench", "library", "cli",
 )  # fmt: skip
 FLAT = {"__init__", "__main__", "arguments", "config", "errors", "progress", "prompt_styles", "records"}
 

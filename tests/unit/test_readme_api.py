@@ -56,7 +56,7 @@ def test_the_example_of_the_readme_prints_what_it_says():
 @pytest.fixture
 def quick_runs(monkeypatch, tmp_path):
     """The preset `small`, with so little to do that a test can wait for it."""
-    from rmx.recipes.recipe import PRESETS
+    from rmx.runs.recipe import PRESETS
 
     little = PRESETS["quick"].with_(k=4, problems=8, select=4, validation=4, test=4, max_steps=2, max_new_tokens=96)
     monkeypatch.setitem(PRESETS, "small", little)

@@ -56,9 +56,9 @@ from rmx.mini.task import MiniProblem, make_problem, right_plans
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import PRESETS, Recipe
 from rmx.records import Problem, Rollout
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import PRESETS, Recipe
 from rmx.stats.intervals import Estimate
 from rmx.storage.rendering import render
 from rmx.storage.safe_files import read_json

@@ -11,8 +11,8 @@ import numpy as np
 
 from rmx.errors import TrainError
 from rmx.grading.answers import CUT
-from rmx.recipes.recipe import GateConfig, LossConfig, OptimConfig, Order, SelectionConfig
 from rmx.records import Rollout, as_json, is_fork
+from rmx.runs.recipe import GateConfig, LossConfig, OptimConfig, Order, SelectionConfig
 
 LEAST_STD = 1e-8  # so that a problem whose rollouts are all alike gives advantages of 0
 LEAST_PROBLEMS = 2  # of mixed success; one alone would be learned by heart

@@ -20,7 +20,7 @@ from rmx.errors import ModelError, TrainError, first_line
 from rmx.models.adapters import SavedAdapter, put_layers, read_adapter
 from rmx.models.base_state import probe_ids, remember_base
 from rmx.models.load import Model
-from rmx.recipes.recipe import AdapterConfig
+from rmx.runs.recipe import AdapterConfig
 from rmx.train.step.loss import Products, find_head, with_tf32
 
 NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmx.engine.engine import CHUNK_BYTES
-from rmx.recipes.recipe import LossConfig
+from rmx.runs.recipe import LossConfig
 
 
 @dataclass(frozen=True, slots=True)

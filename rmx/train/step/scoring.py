@@ -21,8 +21,8 @@ from torch import Tensor
 from rmx.engine.entropy import capture
 from rmx.errors import TrainError
 from rmx.models.load import Model
-from rmx.recipes.recipe import KlOn, LossConfig
 from rmx.records import Rollout
+from rmx.runs.recipe import KlOn, LossConfig
 from rmx.storage.safe_files import disk
 from rmx.train.step.items import Item, name_of
 from rmx.train.step.lora_policy import LoraPolicy

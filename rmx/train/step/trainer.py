@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmx.errors import TrainError, first_line
-from rmx.recipes.recipe import Recipe
+from rmx.runs.recipe import Recipe
 from rmx.train.step.items import Item, Window, lr_at, total_updates, window
 from rmx.train.step.lora_policy import LoraPolicy, load_weights
 from rmx.train.step.loss import objective

@@ -15,7 +15,7 @@ from rmx.claims.studies import ClaimOptions, subject_of
 from rmx.config import ASSETS
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.errors import RmxError
-from rmx.models.presets import PAIRS
+from rmx.models.names import PAIRS
 from rmx.models.workspace import Workspace
 from rmx.service.studies import claims_command
 from rmx.storage.job_store import JobStore

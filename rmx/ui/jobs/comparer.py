@@ -18,8 +18,8 @@ from rmx.compare.shift_map import MapJob, Shift, ShiftMap, Source, largest, map_
 from rmx.compare.shift_set import PAPER, TOPS, ShiftReport, ShiftSet, greedy_ids
 from rmx.config import check_tau
 from rmx.engine.decoding_memory import out_of_memory
-from rmx.engine.divergence import KINDS
 from rmx.engine.engine import held_together
+from rmx.engine.entropy import KINDS
 from rmx.engine.fair_queue import POLL
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import Busy, PromptError, RmxError, SwapError

@@ -22,7 +22,7 @@ from rmx.evaluate.eval_report import EvalConfig, answered, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
 from rmx.models.load import Model
-from rmx.models.presets import shipped_adapters
+from rmx.models.names import shipped_adapters
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES

@@ -19,15 +19,14 @@ from rmx.config import TOP_SHOWN, check_tau
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.engine.fair_queue import Kind, current_owner, iterate_as_owner
 from rmx.errors import RmxError, SwapError, TrainError
-from rmx.explore.branches import Branch, BranchStore, Origin, look_ahead, search, swap_job
-from rmx.explore.generate import Job, read_job
-from rmx.explore.greedy_answers import AlternativeEnds, alternative_ends, fork_places, sofar
+from rmx.explore.generate import Branch, BranchStore, Job, Origin, read_job, swap_job
+from rmx.explore.greedy_answers import AlternativeEnds, alternative_ends, fork_places, look_ahead, search, sofar
 from rmx.explore.outcomes import OutcomeConfig, importance, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import MOST, SHOWN, Pin
 from rmx.records import TokenDist, Trace, shown_adapter
+from rmx.runs.job import MOST, SHOWN, Pin
 from rmx.service.checks import Limits, short_enough
 from rmx.storage.job_store import JobStore
 from rmx.trees.document import Tree, tree_of

@@ -16,11 +16,11 @@ from rmx.data.problem_sets import split_name
 from rmx.engine.fair_queue import Kind, as_owner, current_owner
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob, admit_job, problems_of, resolved
-from rmx.recipes.recipe import NO_DRY, PRESETS, Recipe
 from rmx.records import Problem
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob, admit_job, problems_of, resolved
 from rmx.runs.rates import load_rates, set_rate
+from rmx.runs.recipe import NO_DRY, PRESETS, Recipe
 from rmx.runs.store import EMPTY, RunStore, costs, owner_of, row, tested
 from rmx.train.adapter_folder import push_adapter, zipped
 from rmx.train.data_stages import dry_message, stored_selection

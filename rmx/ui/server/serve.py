@@ -17,16 +17,15 @@ import uvicorn
 
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import Gpu, ZeroWorkspace, is_zerogpu
 from rmx.storage.job_store import few_arenas, large_blocks_apart
 from rmx.ui.jobs.page_jobs import write_lines
 from rmx.ui.server.queue_shares import without_matplotlib
-from rmx.ui.server.rate_limit import Connections, most_connections, raise_descriptor_limit
-from rmx.ui.server.short_logs import calm_logs
+from rmx.ui.server.rate_limit import Connections, calm_logs, most_connections, raise_descriptor_limit
 from rmx.ui.server.web_app import check_no_file_is_served, parts, web_app
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_form import REAL, has_real
 from rmx.ui.tabs.form_parts import literal
-from rmx.zerogpu.calls import Gpu, ZeroWorkspace, is_zerogpu
 
 log = logging.getLogger(__name__)
 LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted

@@ -25,7 +25,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from rmx import __version__
 from rmx.errors import RmxError
-from rmx.explore.branches import BranchStore
+from rmx.explore.generate import BranchStore
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
 from rmx.ui.endpoints import has_mcp, limits_of, serve_tools, site_of
@@ -38,8 +38,7 @@ from rmx.ui.server import page_files
 from rmx.ui.server.doors import Bodies, Doors, HostCheck, refuse_body
 from rmx.ui.server.page_files import FirstFiles
 from rmx.ui.server.queue_shares import lighten, lighten_config, send_everything, send_light_page
-from rmx.ui.server.rate_limit import AccessGate
-from rmx.ui.server.short_logs import keep_logs_short
+from rmx.ui.server.rate_limit import AccessGate, keep_logs_short
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.form_parts import answering
 from rmx.ui.visitor_cookie import Greeter, Owners, owners_of

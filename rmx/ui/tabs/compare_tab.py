@@ -31,9 +31,8 @@ from rmx.compare.shift_map import PairOptions
 from rmx.data.problem_sets import examples, load_set
 from rmx.engine.fair_queue import Kind
 from rmx.errors import RmxError
-from rmx.models.adapter_names import bundled_adapters
 from rmx.models.model_pair import Pair, make_pair
-from rmx.models.presets import pairs_first
+from rmx.models.names import pairs_first, shipped_adapters
 from rmx.models.style_options import from_form
 from rmx.service.requests import ClaimsRequest
 from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts, recorded_choices
@@ -58,7 +57,7 @@ class CompareForm:
 
     def __init__(self, tab: "CompareTab") -> None:
         space = tab.comparer.workspace
-        known = ", ".join(bundled_adapters(space.model("mini")))
+        known = ", ".join(shipped_adapters(space.model("mini").spec))
         label = f"Adapter (bundled: {known}; a folder or a Hub id)"
         self.pair = parts.PairBoxes("pair", tab.pairs, space.policy.offers, label)
         self.boxes = parts.build_problem_boxes(examples()[0], "pair-")

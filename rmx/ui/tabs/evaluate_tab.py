@@ -17,7 +17,7 @@ import gradio as gr
 
 from rmx.data.problem_sets import SETS
 from rmx.errors import RmxError
-from rmx.models.presets import PRESETS
+from rmx.models.names import PRESETS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
 from rmx.service.requests import EvalRequest

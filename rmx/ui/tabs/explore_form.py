@@ -10,8 +10,7 @@ import torch
 from rmx.data.problem_sets import TITLES, examples, load_set
 from rmx.errors import ModelError, ProblemError, Refused
 from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
-from rmx.models.adapter_names import bundled_adapters
-from rmx.models.presets import PRESETS
+from rmx.models.names import PRESETS, shipped_adapters
 from rmx.models.workspace import Workspace
 from rmx.service.requests import TraceRequest
 from rmx.storage.safe_files import MOST_CHARACTERS
@@ -88,7 +87,7 @@ class ExploreForm:
             self.model = gr.Dropdown(choices, value=spec, label="Model", allow_custom_value=True, elem_id="model")
             title = f"Load {GPU_PRESET.title} ({GPU_PRESET.size(True)})"
             self.gpu = gr.Button(title, size="sm", visible=gpu and offers(GPU_PRESET.name), elem_id="gpu")
-            adapters = list(dict.fromkeys([BASE, *bundled_adapters(opened), *opened.adapters]))
+            adapters = list(dict.fromkeys([BASE, *shipped_adapters(opened.spec), *opened.adapters]))
             typed: dict[str, Any] = {"label": "Adapter", "allow_custom_value": True, "elem_id": "adapter"}
             self.adapter = gr.Dropdown(adapters, value=adapter or BASE, **typed)
             more = "" if settings.public else "A Hub id, a folder or a .gguf file works too."

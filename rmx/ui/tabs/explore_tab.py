@@ -24,13 +24,13 @@ from rmx.arguments import Sampling
 from rmx.data.problem_sets import Example, examples, find_problem, load_set, of_kind
 from rmx.engine.fair_queue import current_owner
 from rmx.errors import ProblemError, RmxError
-from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
+from rmx.explore.generate import Branch
 from rmx.mini.task import coverage
-from rmx.models.adapter_names import bundled_adapters
-from rmx.models.download import DownloadStopped
+from rmx.models.names import shipped_adapters
 from rmx.models.style_options import from_form
 from rmx.records import Problem
+from rmx.storage.hub import DownloadStopped
 from rmx.ui.jobs.explorer import Explorer, Measurements, Sharing
 from rmx.ui.jobs.page_jobs import Message, observed, prefetch
 from rmx.ui.settings import Settings
@@ -228,7 +228,14 @@ class ExploreTab(StreamTab):
         revision = model.revision[:20]
         note = f"{model.dtype} on {where} · context {model.engine.context:,} tokens · revision `{revision}`"
         problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
-        yield gr.skip(), gr.Dropdown([BASE, *bundled_adapters(model)], value=BASE), model.tau, problem_set, note, over
+        yield (
+            gr.skip(),
+            gr.Dropdown([BASE, *shipped_adapters(model.spec)], value=BASE),
+            model.tau,
+            problem_set,
+            note,
+            over,
+        )
 
     @shows_errors
     def set_share(self, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:

@@ -23,13 +23,13 @@ from rmx.engine.fair_queue import Kind, current_owner, iterate_as_owner
 from rmx.errors import RmxError
 from rmx.grading.answers import RULES
 from rmx.mini.task import computed_answer
-from rmx.models.download import Download
 from rmx.models.load import download_of
-from rmx.models.presets import PRESETS, PairPreset
+from rmx.models.names import PRESETS, PairPreset
 from rmx.models.style_options import AUTO
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 from rmx.service.checks import Request
+from rmx.storage.hub import Download
 from rmx.storage.job_store import JobStore
 from rmx.ui.jobs.page_jobs import FAULT, TOO_LONG, Message, OpenPages, observed, prefetch
 

@@ -34,11 +34,11 @@ from rmx.arguments import kind_of
 from rmx.config import MOST_NAME
 from rmx.data.problem_sets import SETS
 from rmx.errors import RmxError
-from rmx.models.presets import PRESETS as MODELS
+from rmx.models.names import PRESETS as MODELS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import from_form
-from rmx.recipes.job import Pin, TrainJob
-from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, field_types, taus_of
+from rmx.runs.job import Pin, TrainJob
+from rmx.runs.recipe import HELP, PAPER, PRESETS, Recipe, field_types, taus_of
 from rmx.service.checks import short_enough
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.jobs.training import Training, shown_value

@@ -39,9 +39,9 @@ from rmx.compare.shift_set import ReadPlaces, ShiftFigures, ShiftReport
 from rmx.errors import RmxError
 from rmx.explore.flip_rates import Flip
 from rmx.prompt_styles import STYLES
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import Recipe
 from rmx.records import Problem
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import Recipe
 from rmx.runs.store import RunStore
 from rmx.stats.intervals import difference_of_ratios, exact_share, paired_difference
 
@@ -532,7 +532,7 @@ def test_a_rate_that_is_entered_later_prices_a_run_that_is_there(tmp_path):
 
 
 def test_a_distillation_of_this_teacher_comes_first(tmp_path):
-    from rmx.recipes.recipe import DistillRecipe
+    from rmx.runs.recipe import DistillRecipe
 
     near = {"teacher": est(0.8, 0.7, 0.9), "vs_teacher": est(-0.001, -0.015, 0.012), **gained(80, 159)}
     far = {"teacher": est(0.8, 0.7, 0.9), "vs_teacher": est(-0.3, -0.4, -0.2), **gained(80, 100)}

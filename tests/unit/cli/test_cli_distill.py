@@ -13,9 +13,9 @@ import pytest
 from rmx.cli.main import _parser, main
 from rmx.cli.terminal import DistillTeller
 from rmx.cli.train import distill_job_of
-from rmx.recipes.job import DistillJob
-from rmx.recipes.recipe import SMALL_DISTILL, DistillRecipe
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import DistillJob
+from rmx.runs.recipe import SMALL_DISTILL, DistillRecipe
 from rmx.runs.store import row
 
 FEW = [

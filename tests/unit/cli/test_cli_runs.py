@@ -13,7 +13,7 @@ import pytest
 
 from rmx.cli.runs import minutes, plain, runs_table
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
+from rmx.runs.job import TrainJob
 from rmx.runs.store import RunStore, row
 from rmx.ui.jobs.training import Training
 from tests.unit.cli.test_cli import run

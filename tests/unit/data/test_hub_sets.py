@@ -13,8 +13,8 @@ from rmx.data import problem_sets as problems
 from rmx.data.problem_sets import REPOSITORIES, SETS, find_problem, is_cached, load_set, sizes
 from rmx.errors import ProblemError, TrainError
 from rmx.grading.answers import grade
-from rmx.recipes.job import TrainJob, draw_problems, problems_of
 from rmx.records import Problem
+from rmx.runs.job import TrainJob, draw_problems, problems_of
 
 OLYMPIAD = {  # the columns of OE_TO_maths_en_COMP, with a problem of our own
     "id": 1606, "question": "How many of the numbers from 1 to 9 are prime?", "solution": ["2, 3, 5 and 7."],

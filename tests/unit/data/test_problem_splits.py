@@ -9,9 +9,9 @@ import pytest
 from rmx.data.problem_files import SPLITS, deal, normalised, overlap, shared, side_of, without
 from rmx.data.problem_sets import every_split, load_set, problems_from_text
 from rmx.errors import ProblemError, TrainError
-from rmx.recipes.job import TrainJob, problems_of
-from rmx.recipes.recipe import PAPER
 from rmx.records import Problem
+from rmx.runs.job import TrainJob, problems_of
+from rmx.runs.recipe import PAPER
 
 ALL = PAPER.with_(problems=10_000, validation=10_000, test=10_000)
 

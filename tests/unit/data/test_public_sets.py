@@ -11,12 +11,12 @@ from datasets.naming import camelcase_to_snakecase
 
 from rmx.data.problem_sets import _ON_HUB, REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
-from rmx.explore.branches import BranchStore
+from rmx.explore.generate import BranchStore
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import PRESETS
 from rmx.records import Problem
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import PRESETS
 from rmx.service import Site, call
 from rmx.ui.jobs.claims_jobs import Claims
 from rmx.ui.jobs.comparer import Comparer

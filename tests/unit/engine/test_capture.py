@@ -13,8 +13,7 @@ from rmx.engine.batch import continue_batch
 from rmx.engine.capture import SEEN, CapturedPass
 from rmx.engine.engine import Engine, lora_layers
 from rmx.engine.scheduler import scheduler_of
-from rmx.explore.branches import swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap_job
 from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.records import StepPath

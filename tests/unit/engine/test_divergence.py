@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rmx.engine.divergence import compare, difference, is_near_tie, kind_of
+from rmx.engine.entropy import compare, difference, is_near_tie, kind_of
 
 INF = float("inf")
 

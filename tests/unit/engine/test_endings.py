@@ -25,8 +25,8 @@ from rmx.models.model_pair import Pair
 from rmx.models.stopping import Ending, is_cut
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Answer, Problem, Trace
+from rmx.runs.recipe import RolloutConfig
 from rmx.train.heldout import solve
 from rmx.train.rollouts import sample_rollouts
 from tests.helpers.chain import END, chain, solved

@@ -10,13 +10,11 @@ import torch
 from rmx.arguments import Sampling
 from rmx.compare.intervene import AllArms, ArmProblem
 from rmx.compare.shift_map import MapJob, ShiftMap
-from rmx.engine.batch import continue_batch
-from rmx.engine.continuous_batching import SampleRequest, sample_continuously
+from rmx.engine.batch import SampleRequest, continue_batch, sample_continuously
 from rmx.engine.engine import HeldEngines
 from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.errors import ModelError
-from rmx.explore.branches import Branch
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Branch, Generation, Job
 from rmx.models.model_pair import Pair
 from rmx.train.probe import probe
 from tests.conftest import qwen, wrap

@@ -9,8 +9,8 @@ from rmx.arguments import Sampling
 from rmx.compare.controls import add_placebo
 from rmx.compare.intervene import AllArms, ArmProblem
 from rmx.errors import ModelError
-from rmx.explore.branches import look_ahead, swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap_job
+from rmx.explore.greedy_answers import look_ahead
 from rmx.models.model_pair import Pair, open_pair, read_both
 from rmx.models.stand_ins import random_model
 from rmx.train.step.loss import find_head, sweep, with_tf32

@@ -8,8 +8,7 @@ import pytest
 from rmx.arguments import Sampling
 from rmx.engine.fair_queue import as_owner
 from rmx.engine.scheduler import scheduler_of
-from rmx.explore.branches import swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap_job
 
 pytestmark = pytest.mark.slow
 

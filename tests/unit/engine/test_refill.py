@@ -7,7 +7,7 @@ import torch
 
 from rmx.arguments import Sampling
 from rmx.engine.arena import WIDTH, bucket_of, takes_rows
-from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
+from rmx.engine.batch import Sample, SampleRequest, sample_continuously
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.token_draws import draw, prompt_key, uniform
@@ -134,7 +134,7 @@ def test_a_prompt_that_does_not_fit_says_so(tiny):
 
 
 def test_others_get_their_turn_between_rounds(tiny, prompts, monkeypatch):
-    monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
+    monkeypatch.setattr("rmx.engine.batch.ROUND_SECONDS", 0.0)
     rounds = sample_continuously(tiny.engine, [ask(prompts[0], range(2))], stop_ids=frozenset())
     turns = 0
     for _ in rounds:

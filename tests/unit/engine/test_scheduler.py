@@ -13,13 +13,12 @@ from rmx.arguments import Sampling
 from rmx.engine import decoder, fair_queue
 from rmx.engine.arena import WIDTH, Arena, row_step, takes_rows
 from rmx.engine.batch import continue_batch
-from rmx.engine.decoder import AHEAD, Decoder, Decoding, Prefix
 from rmx.engine.engine import RowAdapters, lora_layers
 from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
-from rmx.engine.scheduler import scheduler_of
+from rmx.engine.scheduler import AHEAD, Decoder, Decoding, Prefix, scheduler_of
 from rmx.errors import ModelError
-from rmx.explore.branches import Branch, look_ahead, swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Branch, Generation, Job, swap_job
+from rmx.explore.greedy_answers import look_ahead
 from rmx.records import StepPath
 
 pytestmark = pytest.mark.slow

@@ -268,8 +268,8 @@ def test_models_of_two_repositories_are_two_even_at_a_revision_of_the_same_name(
 
 def test_problems_that_a_run_was_trained_on_are_counted(tmp_path, monkeypatch) -> None:
     from rmx.evaluate.evaluation import trained_on
-    from rmx.recipes.job import TrainJob, problems_of
-    from rmx.recipes.recipe import PRESETS
+    from rmx.runs.job import TrainJob, problems_of
+    from rmx.runs.recipe import PRESETS
     from rmx.runs.store import RunStore
 
     monkeypatch.setenv("RMX_RUNS", str(tmp_path))
@@ -332,7 +332,7 @@ def test_models_that_share_passes_write_at_once_and_others_in_turn(pair, monkeyp
 
 
 def test_problems_are_graded_as_soon_as_they_are_whole(pair, monkeypatch) -> None:
-    monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
+    monkeypatch.setattr("rmx.engine.batch.ROUND_SECONDS", 0.0)
     monkeypatch.setattr(evaluate_module, "fitting_rows", lambda *_: 10)  # those of one problem
     reports = list(Evaluation(pair, PROBLEMS, CONFIG, "mini:test").run())
     graded = [len(report.solved) for report in reports]

@@ -6,8 +6,7 @@ import pytest
 
 from rmx.arguments import Sampling
 from rmx.explore import greedy_answers as module
-from rmx.explore.branches import swap_job
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap_job
 from rmx.explore.greedy_answers import alternative_ends, fork_places
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace

@@ -6,9 +6,8 @@ import pytest
 
 from rmx.arguments import Sampling
 from rmx.data.problem_sets import load_set
-from rmx.explore.branches import swap
 from rmx.explore.flip_rates import Flip, bench_forks, summary, swaps_of
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap
 
 
 def flip(problem, pos, p, was, now, fork=True):

@@ -7,8 +7,8 @@ import torch
 
 from rmx.arguments import Sampling
 from rmx.errors import PromptError, SwapError
-from rmx.explore.branches import look_ahead, search, swap, swap_job
-from rmx.explore.generate import Generation, Job, read_job
+from rmx.explore.generate import Generation, Job, read_job, swap, swap_job
+from rmx.explore.greedy_answers import look_ahead, search
 from rmx.grading.answers import StopRule
 from rmx.models.stopping import Ending
 

@@ -9,9 +9,8 @@ from rmx.arguments import Sampling
 from rmx.cli.main import main
 from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError, RmxError
-from rmx.explore.branches import swap_job
 from rmx.explore.flip_rates import swaps_of
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Generation, Job, swap_job
 from rmx.explore.rescue import Resampling, RescueConfig, Search, resample, rescue
 from tests.helpers.chain import END, chain, solved
 

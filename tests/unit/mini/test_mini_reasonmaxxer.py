@@ -25,8 +25,8 @@ from rmx.mini.build.build import VARIANTS as ALL
 from rmx.mini.build.mini_figures import KINDS
 from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
-from rmx.models.adapter_names import bundled_adapters
 from rmx.models.adapters import add_adapter
+from rmx.models.names import shipped_adapters
 from rmx.train.heldout import Solution, Solutions, solve
 
 pytestmark = pytest.mark.slow
@@ -136,7 +136,7 @@ def loaded():
 
 
 def test_the_bundled_adapter_belongs_to_the_bundled_base(loaded):
-    assert "reasonmaxxer" in bundled_adapters(loaded)
+    assert "reasonmaxxer" in shipped_adapters(loaded.spec)
     assert stored("training.json")["base"]["revision"] == stored("figures.json")["base"] == loaded.revision
     prints = stored("training.json")["adapter"], stored("figures.json")["adapter"]
     assert prints == (models.fingerprint(SHIPPED),) * 2

@@ -24,9 +24,9 @@ from rmx.mini.build.miniature import Mini, load, right_padded
 from rmx.mini.problem_sets import mini_set
 from rmx.mini.task import TEMPLATES, split_of
 from rmx.models import load as models
-from rmx.models.adapter_names import bundled_adapters
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
+from rmx.models.names import shipped_adapters
 from rmx.records import Rollout
 from rmx.train.reinforce import group_advantage, policy_gradient_loss, schedule
 
@@ -189,7 +189,7 @@ def test_change_counts_won_and_lost():
 
 
 def test_the_bundled_adapter_belongs_to_the_bundled_base():
-    assert bundled_adapters(pair()) == ["reasonmaxxer", "rl"]
+    assert shipped_adapters(pair().spec) == ["reasonmaxxer", "rl"]
     assert stored("training.json")["base"] == stored("figures.json")["base"] == pair().revision
     assert stored("figures.json")["adapter"] == models.fingerprint(RL)
     assert RLConfig(**stored("training.json")["config"]) == RLConfig()

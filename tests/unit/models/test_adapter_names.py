@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rmx.arguments import Sampling
 from rmx.engine.engine import adapter_key, split_key
 from rmx.explore.generate import Generation, Job
-from rmx.models.adapter_names import adapter_name
+from rmx.models.names import adapter_name
 from rmx.models.workspace import Workspace
 from rmx.records import shown_adapter
 from tests.conftest import qwen, wrap

@@ -12,12 +12,11 @@ from torch import Tensor
 from rmx.compare.controls import check_base
 from rmx.engine.engine import adapter_key, why_not_linear
 from rmx.errors import ModelError, TrainError
-from rmx.models.adapter_names import attached
-from rmx.models.adapters import KINDS, add_adapter, drop_adapter, facts
+from rmx.models.adapters import KINDS, add_adapter, attached, drop_adapter, facts
 from rmx.models.base_state import base_changes, base_tensors, key_of, probe
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, open_pair
-from rmx.recipes.recipe import AdapterConfig
+from rmx.runs.recipe import AdapterConfig
 from rmx.train.step.lora_policy import NAME, make_policy
 from tests.conftest import qwen, wrap
 from tests.helpers.adapter_kinds import FOLDED, IDS, WITH_INITIAL, WORKS, begin, logits, lora, other, save, tied, train

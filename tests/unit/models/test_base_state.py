@@ -13,8 +13,7 @@ from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
 from rmx.models import adapters as adapters_module
-from rmx.models.adapter_names import attached
-from rmx.models.adapters import add_adapter
+from rmx.models.adapters import add_adapter, attached
 from rmx.models.base_state import base_changes, base_tensors, checksum, digest, key_of, probe, remember_base
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, make_pair

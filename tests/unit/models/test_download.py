@@ -5,7 +5,7 @@ import time
 import pytest
 
 from rmx.errors import ModelError
-from rmx.models.download import Download, DownloadStopped
+from rmx.storage.hub import Download, DownloadStopped
 from tests.helpers.fake_hub import FILES, fake_hub
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from rmx.models.load import load
 from rmx.models.site_rules import PRIVATE, SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
-from rmx.recipes.job import CAPS, TrainJob, admit_job
-from rmx.recipes.recipe import PRESETS
+from rmx.runs.job import CAPS, TrainJob, admit_job
+from rmx.runs.recipe import PRESETS
 from rmx.ui.settings import Settings
 
 PUBLIC = SiteRules(public=True, models=("mini", "qwen2.5-0.5b"), training="mini", kept_runs=2)

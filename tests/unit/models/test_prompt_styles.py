@@ -14,10 +14,10 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, PromptError
 from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
-from rmx.models import presets
+from rmx.models import names
 from rmx.models.load import HEAD_TOKENS, load
 from rmx.models.model_pair import ask_alike, make_pair
-from rmx.models.presets import PRESETS, PairPreset
+from rmx.models.names import PRESETS, PairPreset
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import (
     FAMILIES,
@@ -31,7 +31,7 @@ from rmx.models.style_options import (
 )
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES, PromptStyle
-from rmx.recipes.job import DistillJob, TrainJob
+from rmx.runs.job import DistillJob, TrainJob
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow
@@ -517,7 +517,7 @@ def test_a_problem_of_ones_own_is_asked_as_the_bundled_adapter_learnt_it(monkeyp
     own = load("mini", device="cpu")  # which gets adapters
     space = Workspace("cpu", loader=lambda spec: own.with_style(STYLES["chat"]))
     assert make_pair(space, "mini", "rl").base.style.name == "chat"
-    monkeypatch.setattr(presets, "_BUNDLED", (PairPreset("words", "", "mini", "rl", set_name="words"),))
+    monkeypatch.setattr(names, "_BUNDLED", (PairPreset("words", "", "mini", "rl", set_name="words"),))
     assert make_pair(space, "mini", "rl").base.style.name == "three-shot"
     assert make_pair(space, "mini", "rl", style=StyleOptions(style="chat")).base.style.name == "chat"
     assert make_pair(space, "mini", "rl", set_name="arith").base.style.name == "chat"
@@ -526,10 +526,10 @@ def test_a_problem_of_ones_own_is_asked_as_the_bundled_adapter_learnt_it(monkeyp
 
 
 def test_adapters_lie_beside_the_model_that_they_ship_with(monkeypatch, tmp_path):
-    assert presets.shipped_adapters("mini") == ["reasonmaxxer", "rl"]
-    monkeypatch.setattr(presets, "ASSETS", tmp_path)
-    for place in (tmp_path / presets.SMOLLM2 / "rl", tmp_path / "problems" / "rl"):
+    assert names.shipped_adapters("mini") == ["reasonmaxxer", "rl"]
+    monkeypatch.setattr(names, "ASSETS", tmp_path)
+    for place in (tmp_path / names.SMOLLM2 / "rl", tmp_path / "problems" / "rl"):
         place.mkdir(parents=True)
         (place / "adapter_config.json").write_text("{}")
-    assert presets.shipped_adapters(presets.SMOLLM2) == ["rl"]
-    assert presets.shipped_adapters("mini") == presets.shipped_adapters("problems") == []
+    assert names.shipped_adapters(names.SMOLLM2) == ["rl"]
+    assert names.shipped_adapters("mini") == names.shipped_adapters("problems") == []

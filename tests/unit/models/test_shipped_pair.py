@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
 from rmx.models.model_pair import make_pair
-from rmx.models.presets import PAIRS, SMOLLM2, shipped_adapters
+from rmx.models.names import PAIRS, SMOLLM2, shipped_adapters
 from rmx.models.workspace import Workspace
 from rmx.train.heldout import solve
 

@@ -18,11 +18,11 @@ from rmx.errors import Busy, ModelError
 from rmx.models.load import Model
 from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import ZeroWorkspace
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.explorer import Explorer, Measurements
 from rmx.ui.tabs.explore_form import MemoryPanel, gigabytes
 from rmx.ui.visitor_cookie import Owners, Visitor, stranger
-from rmx.zerogpu.calls import ZeroWorkspace
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,11 @@ import pytest
 from rmx.cli.main import main
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import SMALL
 from rmx.runs import rates as costs_module
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
 from rmx.runs.rates import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
+from rmx.runs.recipe import SMALL
 from rmx.runs.store import RunStore, costs, row
 from rmx.storage.safe_files import write_json
 from rmx.ui.jobs.training import Training

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rmx.errors import Busy, TrainError
-from rmx.recipes.job import TrainJob
 from rmx.runs import queue
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
 from rmx.runs.store import RunStore, row
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ import time
 import pytest
 
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.job import DistillJob, TrainJob
-from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import DistillJob, TrainJob
 from rmx.runs.queue import _before
+from rmx.runs.recipe import SMALL
 from rmx.runs.store import EMPTY, RunStore, new_id, row
 from rmx.storage import safe_files as run_files
 

@@ -15,12 +15,12 @@ from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
+from rmx.runs.job import TrainJob
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Limits, Site, call, write_command
 from rmx.service.checks import count_later
 from rmx.service.requests import AskingRequest, ClaimsRequest, EvalRequest, RescueRequest, ShiftsRequest
-from rmx.service.runs import without_folders
+from rmx.service.studies import without_folders
 from rmx.ui.endpoints import limits_of
 from rmx.ui.settings import Settings
 

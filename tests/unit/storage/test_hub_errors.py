@@ -11,7 +11,7 @@ from huggingface_hub.errors import (
     Response,
 )
 
-from rmx.storage.hub_errors import download_sentence
+from rmx.storage.hub import download_sentence
 
 UNREACHABLE = "the Hub cannot be reached and no copy is cached here"
 

@@ -9,7 +9,7 @@ from huggingface_hub import metadata_load
 from peft import PeftModel
 
 from rmx.models.load import Model
-from rmx.recipes.recipe import PAPER, SMALL, SMALL_DISTILL
+from rmx.runs.recipe import PAPER, SMALL, SMALL_DISTILL
 from rmx.train.adapter_folder import (
     BaseFacts,
     PassRates,

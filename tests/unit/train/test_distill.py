@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from rmx.config import ASSETS
 from rmx.errors import ModelError, RmxError, Stopped, TrainError
-from rmx.models.adapter_names import names_adapter
 from rmx.models.load import Model, load
-from rmx.recipes.job import DistillJob, Problems, TrainJob, problems_of
-from rmx.recipes.recipe import SMALL_DISTILL as SMALL_RECIPE
-from rmx.recipes.recipe import AdapterConfig, DistillRecipe, write_flags
+from rmx.models.names import names_adapter
 from rmx.records import Problem, Rollout
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import DistillJob, Problems, TrainJob, problems_of
+from rmx.runs.recipe import SMALL_DISTILL as SMALL_RECIPE
+from rmx.runs.recipe import AdapterConfig, DistillRecipe, write_flags
 from rmx.runs.store import row
 from rmx.train import distillation as student_module
 from rmx.train import pipeline
@@ -526,10 +526,10 @@ def test_the_problems_are_those_of_a_training_run():
 
 
 def test_a_teacher_may_be_an_adapter_that_is_at_hand(tmp_path, mini):
-    assert names_adapter(mini, "rl")
-    assert names_adapter(mini, str(ASSETS / "mini" / "rl"))
-    assert not names_adapter(mini, "Qwen/Qwen2.5-1.5B")
-    assert not names_adapter(wrap(qwen()), "rl")  # bundled with another model
+    assert names_adapter(mini.spec, "rl")
+    assert names_adapter(mini.spec, str(ASSETS / "mini" / "rl"))
+    assert not names_adapter(mini.spec, "Qwen/Qwen2.5-1.5B")
+    assert not names_adapter(wrap(qwen()).spec, "rl")  # bundled with another model
     made = Distillation(DistillJob(teacher="rl"), tmp_path, {}, model=load("mini", device="cpu"))
     teacher = made.teacher()
     assert (teacher.model, teacher.adapter) == (made.base, "rl")

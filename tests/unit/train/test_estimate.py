@@ -9,8 +9,8 @@ import torch
 
 from rmx.data.problem_sets import load_set
 from rmx.models.load import load
-from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
+from rmx.runs.recipe import Recipe
 from rmx.train.estimate import (
     FASTER,
     FIGURES_TIME,

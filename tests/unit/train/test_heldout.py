@@ -9,9 +9,9 @@ from rmx.compare.shift_set import greedy_ids
 from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
 from rmx.models.load import load
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import AdapterConfig
 from rmx.stats.intervals import paired_difference, share
 from rmx.train.data_stages import Context
 from rmx.train.heldout import (

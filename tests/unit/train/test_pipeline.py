@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from rmx.cli.main import main
 from rmx.data.problem_sets import load_set
 from rmx.errors import TrainError
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import Recipe
 from rmx.train import data_stages as first_stages
 from rmx.train import pipeline
 from rmx.train.drive import DRY, drive
@@ -250,7 +250,7 @@ def test_ids_in_doubt_are_told_of_a_servers_rollouts(
 
 
 def test_paths_of_a_job_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rmx.recipes.job import resolved
+    from rmx.runs.job import resolved
 
     (tmp_path / "adapter").mkdir()
     monkeypatch.chdir(tmp_path)

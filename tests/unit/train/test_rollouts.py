@@ -20,8 +20,8 @@ from rmx.engine.entropy import capture
 from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import grade
-from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.recipe import RolloutConfig
 from rmx.train.rollouts import RolloutLog, sample_rollouts
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from rmx.errors import TrainError
-from rmx.recipes.recipe import SelectionConfig
 from rmx.records import Rollout
+from rmx.runs.recipe import SelectionConfig
 from rmx.train.step.items import pass_histogram, select, shortest, tau_of_share, with_advantages
 
 

@@ -24,8 +24,8 @@ from rmx.models.load import Model
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions
 from rmx.prompt_styles import STYLES
-from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.recipe import RolloutConfig
 from rmx.train import rollout_server as rollouts_server
 from rmx.train.rollout_server import PARALLEL, Address, Report, server_rollouts
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from rmx.errors import TrainError
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import ZeroGpuCaller
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.train import slices
-from rmx.zerogpu.calls import ZeroGpuCaller
 from tests.helpers.other_process import OtherProcess
 from tests.helpers.training_runs import TINY, begin, tiny_run
 

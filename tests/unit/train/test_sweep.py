@@ -13,10 +13,10 @@ from rmx.cli.main import main
 from rmx.cli.terminal import Teller, sweep_lines
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.models.adapter_names import run_adapter
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import taus_of
+from rmx.models.names import run_adapter
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import taus_of
 from rmx.runs.store import RunStore, row
 from rmx.train import data_stages as first_stages
 from rmx.train import pipeline as sweep

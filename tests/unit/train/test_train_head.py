@@ -17,7 +17,7 @@ from transformers import (
 
 from rmx.cli.terminal import Teller
 from rmx.models.load import load
-from rmx.recipes.recipe import DistillRecipe, LossConfig, Recipe, command, write_flags
+from rmx.runs.recipe import DistillRecipe, LossConfig, Recipe, command, write_flags
 from rmx.train.adapter_folder import BaseFacts, provenance
 from rmx.train.step import loss as head_module
 from rmx.train.step.lora_policy import make_policy

@@ -3,7 +3,7 @@
 import pytest
 
 from rmx.errors import TrainError
-from rmx.recipes.recipe import GateConfig, LossConfig
+from rmx.runs.recipe import GateConfig, LossConfig
 from rmx.train.step.items import cut, make_items, pull_of
 from tests.helpers.training import rollout, rollouts
 

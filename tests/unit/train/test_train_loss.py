@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rmx.recipes.recipe import LossConfig
+from rmx.runs.recipe import LossConfig
 from rmx.train.step.loss import Rows, decision_terms, objective
 from rmx.train.step.scoring import anchors, make_batch, mass
 from tests.helpers.training import QUICK, items_of, rollout, rollouts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rmx.recipes.recipe import OptimConfig
+from rmx.runs.recipe import OptimConfig
 from rmx.train.step.items import in_order, lr_at, total_updates, window
 from tests.helpers.training import items_of, rollout, rollouts
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
-from rmx.recipes.recipe import AdapterConfig
+from rmx.runs.recipe import AdapterConfig
 from rmx.train.step.lora_policy import NAME, make_policy
 from rmx.train.step.trainer import Trainer
 from tests.conftest import qwen, wrap

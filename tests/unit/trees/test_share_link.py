@@ -10,7 +10,7 @@ import pytest
 
 from rmx.arguments import Sampling
 from rmx.errors import ModelError
-from rmx.explore.branches import Origin
+from rmx.explore.generate import Origin
 from rmx.models.load import Model
 from rmx.storage.safe_files import DocumentError
 from rmx.trees.document import Tree, tree_of

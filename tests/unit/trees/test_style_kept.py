@@ -11,8 +11,9 @@ from rmx.models.load import Model
 from rmx.models.stand_ins import scripted_model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import _model_name
 from rmx.prompt_styles import STYLES
-from rmx.recipes.recipe import Recipe
+from rmx.runs.recipe import Recipe
 from rmx.runs.store import RunStore
 from rmx.storage.safe_files import DocumentError
 from rmx.trees.document import Tree, read_tree, tree_document, tree_of
@@ -23,7 +24,6 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training, shown_value
 from rmx.ui.tabs.train_tab import FIELDS, TrainTab
 from rmx.ui.visitor_cookie import owners_of
-from rmx.zerogpu.calls import _model_name
 from tests.conftest import qwen, wrap
 from tests.unit.trees.test_share_link import again
 from tests.unit.trees.test_tree_file import grown

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from rmx.arguments import Sampling
-from rmx.explore.branches import Branch, swap_job
-from rmx.explore.generate import Job
+from rmx.explore.generate import Branch, Job, swap_job
 from rmx.models.load import Model
 from rmx.models.workspace import Workspace
 from rmx.service import Site, call

@@ -11,7 +11,7 @@ import torch
 
 from rmx.arguments import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
-from rmx.explore.branches import Branch, BranchStore
+from rmx.explore.generate import Branch, BranchStore
 from rmx.models.stand_ins import HOSTILE, scripted_model
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares

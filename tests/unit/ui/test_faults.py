@@ -19,10 +19,10 @@ from rmx.errors import ModelError, RmxError, TrainError, first_line
 from rmx.models.base_state import probe
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import DAMAGED, RunFolder
+from rmx.runs.job import TrainJob
 from rmx.runs.queue import _before
+from rmx.runs.recipe import SMALL
 from rmx.runs.store import RunStore
 from rmx.storage import safe_files as run_files
 from rmx.train.step import trainer as checkpoint
@@ -364,8 +364,8 @@ REAL = """
 import os, sys
 from pathlib import Path
 from rmx.errors import RmxError
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import SMALL
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import SMALL
 from rmx.runs.store import RunStore
 from rmx.ui.visitor_cookie import Visitor, owners_of
 from rmx.ui.jobs.training import Training

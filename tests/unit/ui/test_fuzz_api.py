@@ -49,7 +49,7 @@ def faults():
             found.append(f"{type(error).__name__}: {error} at {ours[-1]}")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmx.ui.server.short_logs.log_fault", note)
+        patch.setattr("rmx.ui.server.rate_limit.log_fault", note)
         yield found
 
 

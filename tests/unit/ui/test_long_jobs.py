@@ -14,8 +14,8 @@ from rmx.errors import Busy, Refused, RmxError
 from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import PRESETS
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import PRESETS
 from rmx.runs.store import RunStore
 from rmx.service import Site
 from rmx.train.probe import LONGEST, TRAINED, probe

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from rmx.errors import RmxError, TrainError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
+from rmx.runs.job import TrainJob
 from rmx.runs.store import RunStore
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import web_app

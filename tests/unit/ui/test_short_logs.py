@@ -10,7 +10,7 @@ import pytest
 
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
-from rmx.ui.server.short_logs import LONGEST, MOST, keep_logs_short
+from rmx.ui.server.rate_limit import LONGEST, MOST, keep_logs_short
 from tests.helpers.fuzzing import Request, exchange
 from tests.helpers.live import running
 

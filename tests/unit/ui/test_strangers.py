@@ -8,13 +8,12 @@ from rmx.arguments import Sampling
 from rmx.engine.fair_queue import FairQueue, as_owner, current_owner, iterate_as_owner
 from rmx.engine.prefix_cache import Saved
 from rmx.errors import Busy, Refused, TrainError
-from rmx.explore.branches import Branch, BranchStore
-from rmx.explore.generate import Job
+from rmx.explore.generate import Branch, BranchStore, Job
 from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import PRESETS
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import PRESETS
 from rmx.runs.store import RunStore
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explorer import Explorer

@@ -12,9 +12,9 @@ import pytest
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import QUICK, SMALL
 from rmx.runs.folder import RunFolder
+from rmx.runs.job import TrainJob
+from rmx.runs.recipe import QUICK, SMALL
 from rmx.runs.store import RunStore
 from rmx.service import Site, call
 from rmx.ui.endpoints import RunsOfVisitor

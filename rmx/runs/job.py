@@ -16,7 +16,8 @@ from rmx.data.problem_sets import SETS, every_split, split_name
 from rmx.errors import Refused, RmxError, TrainError, shown
 from rmx.models.site_rules import DUPLICATE, SiteRules
 from rmx.models.style_options import StyleOptions, write_options
-from rmx.recipes.recipe import (
+from rmx.records import Problem, as_json
+from rmx.runs.recipe import (
     DISTILL_PRESETS,
     PRESETS,
     DistillRecipe,
@@ -26,7 +27,6 @@ from rmx.recipes.recipe import (
     default_preset,
     write_flags,
 )
-from rmx.records import Problem, as_json
 
 MOST = 8  # pins of one page: tokens of Explore that a training run follows from check to check
 SHOWN = 160  # characters of prompt and completion before the place

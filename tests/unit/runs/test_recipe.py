@@ -9,8 +9,8 @@ import pytest
 from rmx.cli.options import add_recipe, recipe_of
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.job import TrainJob, problems_of, resolved
-from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, command, field_types
+from rmx.runs.job import TrainJob, problems_of, resolved
+from rmx.runs.recipe import HELP, PAPER, PRESETS, Recipe, command, field_types
 
 
 def parsed(words: list[str]) -> Recipe:

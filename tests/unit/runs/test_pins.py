@@ -6,10 +6,10 @@ import pytest
 
 from rmx.arguments import Sampling
 from rmx.errors import TrainError
-from rmx.explore.branches import Branch, BranchStore
+from rmx.explore.generate import Branch, BranchStore
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import MOST, Pin
+from rmx.runs.job import MOST, Pin
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explorer import Explorer
 

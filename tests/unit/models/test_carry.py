@@ -17,22 +17,21 @@ from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import RequestOwner, current_owner, never
 from rmx.errors import ModelError, SwapError
-from rmx.explore.branches import look_ahead, search
 from rmx.explore.generate import Generation, Job
-from rmx.explore.greedy_answers import sofar
+from rmx.explore.greedy_answers import look_ahead, search, sofar
 from rmx.explore.outcomes import OutcomeConfig, importance, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
+from rmx.models import zerogpu as carry
+from rmx.models import zerogpu as gpu_time
 from rmx.models.load import Model
 from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import NoGpu, ZeroGpuCaller, on_gpu_worker
 from rmx.records import Trace
 from rmx.runs.store import RunStore
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer, Measurements
-from rmx.zerogpu import calls as carry
-from rmx.zerogpu import calls as gpu_time
-from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, on_gpu_worker
 from tests.helpers.live import until
 from tests.helpers.other_process import OtherProcess
 

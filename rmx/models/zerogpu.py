@@ -32,14 +32,14 @@ import torch
 
 from rmx.config import TOP_SHOWN
 from rmx.engine.fair_queue import RequestOwner, current_owner, never
-from rmx.engine.remote import RemoteCaller
 from rmx.errors import ModelError, RmxError, shown
-from rmx.models.adapter_names import adapter_name, adapter_place, attached
+from rmx.models.adapters import attached
 from rmx.models.load import Model, load
 from rmx.models.model_pair import Pair
+from rmx.models.names import adapter_name, adapter_place
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
 from rmx.prompt_styles import PromptStyle
-from rmx.records import TokenDist, Trace, is_fork
+from rmx.records import RemoteCaller, TokenDist, Trace, is_fork
 
 START = 8.0  # a new process, CUDA, and the weights on their way to the GPU; only a process that is warm has none of it
 STEP = 0.05  # one decoding step, of one row or of a batch; transformers without a compiled graph needs 20 to 40 ms
@@ -381,7 +381,7 @@ class ZeroWorkspace(Workspace):
 
 
 def _at_hand(model: Model, spec: str) -> str:
-    place = adapter_place(model, spec)
+    place = adapter_place(model.spec, spec)
     if not os.path.isdir(place):
         raise ModelError(
             f"On ZeroGPU adapters of the Hub are loaded when the Space starts. Name {spec} in RMX_ADAPTERS."

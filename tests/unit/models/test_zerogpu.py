@@ -17,15 +17,15 @@ from rmx.arguments import Sampling
 from rmx.config import ASSETS
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
-from rmx.models.adapter_names import attached
+from rmx.models import zerogpu as carry
+from rmx.models.adapters import attached
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
+from rmx.models.zerogpu import ZeroWorkspace, is_zerogpu
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.serve import launch
 from rmx.ui.settings import Settings
-from rmx.zerogpu import calls as carry
-from rmx.zerogpu.calls import ZeroWorkspace, is_zerogpu
 from tests.helpers.other_process import OtherProcess
 
 pytestmark = pytest.mark.slow
@@ -144,7 +144,7 @@ def test_the_policy_counts_there_too(gpu):
 
 def test_the_plan_of_a_run_computes_nothing_in_the_app(space, larger):
     """A gradient that was computed here would keep every copy of this process from computing one."""
-    from rmx.recipes.job import TrainJob
+    from rmx.runs.job import TrainJob
 
     plan = Training(space).plan(TrainJob(model=larger))
     assert plan["minutes"] is None

@@ -1,1 +1,0 @@
-"""What a training run is asked to do. Needs no torch."""

@@ -1,1 +1,0 @@
-"""Calls into the process that has the lent GPU of a ZeroGPU Space."""
