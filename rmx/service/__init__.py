@@ -8,8 +8,8 @@ mistake in the arguments is an RmxError with a sentence.
 A delta has one of these keys, which no document has: `start` (with `tokens`), `progress`, `waiting`.
 
     requests.py   every argument, declared once            checks.py  how they are checked, the site
-    solution.py   trace, swap, outcomes, rescue, sofar     studies.py    shifts, intervene, eval, claims, locator
-    runs.py       rollouts, training runs
+    solution.py   trace, swap, outcomes, rescue, sofar, export
+    studies.py    shifts, intervene, eval, claims, locator, rollouts, training runs
 
 `rmx api` prints how programs call the verbs of a running app.
 """
@@ -36,11 +36,11 @@ _VERBS: dict[str, tuple[type[Request], str]] = {
     "eval": (requests.EvalRequest, "studies.evaluate"),
     "claims": (requests.ClaimsRequest, "studies.measure_claims"),
     "export": (requests.ExportRequest, "solution.export"),
-    "rollouts": (requests.RolloutsRequest, "runs.rollouts"),
-    "train": (requests.TrainRequest, "runs.train"),
-    "train_status": (requests.TrainStatusRequest, "runs.train_status"),
-    "train_stop": (requests.TrainStopRequest, "runs.train_stop"),
-    "train_resume": (requests.TrainResumeRequest, "runs.train_resume"),
+    "rollouts": (requests.RolloutsRequest, "studies.rollouts"),
+    "train": (requests.TrainRequest, "studies.train"),
+    "train_status": (requests.TrainStatusRequest, "studies.train_status"),
+    "train_stop": (requests.TrainStopRequest, "studies.train_stop"),
+    "train_resume": (requests.TrainResumeRequest, "studies.train_resume"),
 }
 VERBS = {name: request for name, (request, _) in _VERBS.items()}
 _WORK = dict(_VERBS.values()) | {requests.RegradeRequest: "studies.evaluate"}

@@ -21,11 +21,9 @@ from rmx.errors import ProblemError, RmxError
 from rmx.evaluate.eval_report import EvalConfig, answered, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
-from rmx.models.load import Model
 from rmx.models.names import shipped_adapters
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace
-from rmx.prompt_styles import STYLES
 from rmx.records import Problem
 from rmx.runs.store import RunStore, row
 from rmx.service import write_command
@@ -209,7 +207,8 @@ class Opened:
     problem: str
     answer: str
     max_new_tokens: int
-    style: StyleOptions  # that asks a problem by itself as the evaluation has asked it
+    style: StyleOptions
+    set_name: str
 
 
 class Evaluator:
@@ -412,16 +411,9 @@ class Evaluator:
         adapter = [None, *asked.adapters][names.index(name)]
         model = self.workspace.model(asked.model)
         self.workspace.adapter(model, adapter)
-        problem, style = job.rows[wanted][2], _by_itself(model, asked.style, asked.set_name)
-        return Opened(model.spec, adapter, problem["problem"], problem.get("answer") or "", asked.max_new_tokens, style)
-
-
-def _by_itself(model: Model, asked: StyleOptions, set_name: str) -> StyleOptions:
-    """Options that ask a problem of a set, taken by itself, as the set's problems are asked."""
-    wanted = model.ask_in(asked, set_name).style
-    if model.ask_in(asked).style == wanted:
-        return asked
-    return replace(asked, style=wanted.name if wanted.name in STYLES else asked.style, answers=wanted.answers)
+        problem, most = job.rows[wanted][2], asked.max_new_tokens
+        answer = problem.get("answer") or ""
+        return Opened(model.spec, adapter, problem["problem"], answer, most, asked.style, asked.set_name)
 
 
 def _adapters(given: object) -> tuple[str, ...]:

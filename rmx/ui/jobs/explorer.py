@@ -65,11 +65,16 @@ class Explorer:
         show: int | None = None,
         owner: str | None = None,
         style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
+        set_name: str | None = None,
     ) -> Branch:
-        """Make a tree: its first branch, not generated yet. `owner` is the visitor who asks."""
+        """Make a tree: its first branch, not generated yet.
+
+        Args:
+            owner: the visitor who asks. set_name: whose problem it is; None: the visitor's own.
+        """
         check_tau(tau)
         check_texts(self.limits, problem, known, read)
-        model = self.workspace.model(spec).ask_in(style, raw=raw)
+        model = self.workspace.model(spec).ask_in(style, set_name, raw, adapter)
         name = self.workspace.adapter(model, adapter)
         ids = model.prompt_ids(problem, raw)
         known = (known or "").strip() or None

@@ -118,7 +118,8 @@ class CompareTab(StreamTab):
         most = whole(max_new, "most tokens", 1, self.settings.max_new_tokens)
         known = parts.known_answer(parts.chosen_pair(self.pairs, *chosen[:2]).base, pair, problem, answer)
         about = {"known": known.answer, "known_computed": known.computed, "source": source, "text": str(text or "")}
-        return self.comparer.map(self._pair(*chosen), str(problem or ""), tau, max_new=most, **about)
+        models = self._pair(*chosen, set_name=parts.set_of(pair, problem))
+        return self.comparer.map(models, str(problem or ""), tau, max_new=most, **about)
 
     def _pair(self, *asked: Any, set_name: str | None = None) -> Pair:
         """The two models of the form, loaded."""

@@ -189,7 +189,7 @@ def wire_evaluate(
             found = tab.evaluator.opened(data)
         except RmxError as error:
             return parts.refused(error), *[gr.skip()] * (len(targets) - 1)
-        problem = parts.together(found.problem, found.answer)
+        problem = parts.together(found.problem, found.answer, found.set_name)
         if data.get("where") == "compare":
             pair = (parts.OWN, gr.Group(visible=True), found.model, found.adapter or "", "")
             asked = (*problem, "base", found.max_new_tokens, *to_form(found.style))

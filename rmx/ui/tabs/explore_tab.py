@@ -93,6 +93,7 @@ class ExploreTab(StreamTab):
         on = None if adapter in (None, "", BASE) else str(adapter).strip()
         about: dict[str, Any] = {"known": known.answer, "known_computed": known.computed, "raw": bool(raw)}
         about |= {"read": read, "show": show, "owner": current_owner.get().owner, "style": from_form(*style)}
+        about["set_name"] = parts.set_of(pair, problem)
         return self.explorer.start(spec, on, str(problem or ""), sampling, tau, **about)
 
     def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
@@ -259,7 +260,7 @@ class ExploreTab(StreamTab):
             return (gr.skip(),) * 3
         self.explorer.workspace.policy.admit_set(str(name))
         problem = find_problem(name, problem_id)
-        return together(problem.problem, problem.answer)
+        return together(problem.problem, problem.answer, name)
 
 
 def at_tau(tau: float) -> gr.Slider:

@@ -211,12 +211,13 @@ CLEAR = """(pair, text, answer) => {
   const words = (s) => String(s ?? "").trim().replace(/\\s+/g, " ");
   return words(text) === words(pair?.text) ? answer : "";
 }"""
-TYPED = "(pair, text, answer) => (answer === pair?.answer ? pair : {text, answer})"
+TYPED = """(pair, text, answer) =>
+  answer === pair?.answer ? pair : {text, answer, ...(text === pair?.text && pair.set ? {set: pair.set} : {})}"""
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemBoxes:
-    """The boxes, and the pair that was given together: {"text", "answer"}."""
+    """The boxes, and the pair that was given together: {"text", "answer", "set"?}."""
 
     pair: gr.JSON
     problem: gr.Textbox
@@ -239,9 +240,17 @@ class Known:
     computed: bool = False
 
 
-def together(problem: str, answer: str | None) -> tuple[dict[str, str], str, str]:
-    """The values of all boxes for a problem with its answer."""
-    return {"text": problem, "answer": answer or ""}, problem, answer or ""
+def together(problem: str, answer: str | None, set_name: str | None = None) -> tuple[dict[str, str], str, str]:
+    """The values of all boxes for a problem with its answer; `set_name` says whose problem it is, if any set's."""
+    about = {"set": set_name} if set_name else {}
+    return {"text": problem, "answer": answer or ""} | about, problem, answer or ""
+
+
+def set_of(pair: object, problem: object) -> str | None:
+    """Find whose problem stands on the page; None for one of the visitor's own."""
+    known = pair if isinstance(pair, dict) else {}
+    same = str(problem or "").split() == str(known.get("text") or "").split()
+    return str(known["set"]) if same and known.get("set") else None
 
 
 def known_answer(spec: str, pair: object, problem: object, answer: object) -> Known:

@@ -19,7 +19,7 @@ from rmx.storage.safe_files import DocumentError
 from rmx.trees.document import Tree, read_tree, tree_document, tree_of
 from rmx.trees.gallery import recorded_runs, revive
 from rmx.trees.link import MOST_LINK, TreeReplay, link_of, pack, recipe_of, unpack
-from rmx.ui.jobs.evaluator import Evaluator, _by_itself
+from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training, shown_value
 from rmx.ui.tabs.train_tab import FIELDS, TrainTab
@@ -75,15 +75,6 @@ def test_the_evaluate_tab_asks_and_says_so(tmp_path) -> None:
     assert asked.style == StyleOptions("abel", stops=("Human:", "\n\n"), answers="boxed")
     assert "--style abel --answers boxed --stop Human: --stop '\n\n' --json" in asked.command()
     assert evaluator.asked(FORM).style == StyleOptions()
-
-
-def test_a_problem_of_a_set_is_opened_as_the_evaluation_asked_it(model: Model) -> None:
-    asked = model.with_style(STYLES["qwen"])
-    alone = _by_itself(asked, StyleOptions(), "gsm8k")
-    assert asked.ask_in(alone).prompt_ids("1 + 1?") == asked.ask_in(StyleOptions(), "gsm8k").prompt_ids("1 + 1?")
-    assert asked.ask_in(alone).style.stops == STYLES["qwen"].stops
-    assert _by_itself(asked, StyleOptions(), "math500").answers == "boxed"
-    assert _by_itself(asked, StyleOptions(), "aime24") == StyleOptions()
 
 
 def test_the_train_tab_asks_and_its_command_says_so(tmp_path) -> None:

@@ -326,7 +326,7 @@ def test_a_problem_opens_with_its_model(evaluator):
     first = load_set("mini")[0].id
     found = evaluator.opened({"id": job.id, "problem": first, "name": "rl"})
     assert (found.model, found.adapter, found.problem, found.answer) == ("mini", "rl", f"about {first}", "7")
-    assert found.max_new_tokens == 64
+    assert (found.max_new_tokens, found.set_name) == (64, job.asked.set_name)
     assert evaluator.opened({"id": job.id, "problem": first, "name": "base"}).adapter is None
 
 
