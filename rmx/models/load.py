@@ -38,7 +38,7 @@ from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
 from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
-from rmx.models.names import Preset, preset_of, set_learnt
+from rmx.models.names import Preset, preset_of
 from rmx.models.style_options import StyleOptions, family_of, resolve_style, style_of
 from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.records import Answer
@@ -149,22 +149,18 @@ class Model:
         other.stop_ids = _stop_ids(self.engine.model, self.tokenizer, style.stops)
         return other
 
-    def ask_in(
-        self, options: StyleOptions, set_name: str | None = None, raw: bool = False, adapter: str | None = None
-    ) -> "Model":
+    def ask_in(self, options: StyleOptions, set_name: str | None = None, raw: bool = False) -> "Model":
         """The same model, asked as the options say, or as its family and the problem set have it.
 
         Args:
             set_name: of the problems; None for a problem of the user's own.
             raw: prompts are given as they stand.
-            adapter: a bundled one is asked problems of the user's own as the problems that it was trained on.
 
         Raises:
             PromptError: the style is not one for this model.
         """
         template = str(getattr(self.tokenizer, "chat_template", None) or "")
-        learnt = set_name or (None if raw else set_learnt(self.spec, adapter))
-        return self.with_style(resolve_style(self.style, options, learnt, raw, self.spec, template))
+        return self.with_style(resolve_style(self.style, options, set_name, raw, self.spec, template))
 
     def prompt(self, problem: str, raw: bool = False) -> str:
         """The exact text that the model is asked with; PromptError for white space, or what the template refuses."""

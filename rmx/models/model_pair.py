@@ -20,6 +20,7 @@ from rmx.engine.rows import RowBatch, RowSet
 from rmx.errors import ModelError
 from rmx.models.adapters import attached
 from rmx.models.load import Model
+from rmx.models.names import set_learnt
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Stop, shown_adapter
@@ -106,7 +107,9 @@ def make_pair(
     Args:
         spec: the base. adapter, teacher: exactly one of them; a LoRA on the base, or a full checkpoint.
         strength: multiplies a plain LoRA's output; 1 is the adapter as it was trained, 0 the base.
-        style, set_name, raw: how they are asked, see `Model.ask_in`.
+        style: what is asked of the prompt. set_name: of the problems; None for one of the user's own, which a bundled
+            adapter is asked as the problems that it was trained on.
+        raw: prompts are given as they stand.
 
     Raises:
         ModelError: one of them cannot be had, the vocabularies differ, or the strength cannot be set.
@@ -116,7 +119,7 @@ def make_pair(
         raise ModelError("Name what to compare with: an adapter on the base, or a full checkpoint (--teacher).")
     if not 0 <= strength <= STRONGEST:
         raise ModelError(f"The adapter's strength must lie between 0 and {STRONGEST}; got {strength}.")
-    base = space.model(spec).ask_in(style, set_name, raw, adapter)
+    base = space.model(spec).ask_in(style, set_name or (None if raw else set_learnt(spec, adapter)), raw)
     if teacher:
         if strength != 1:
             raise ModelError(f"{teacher} is a full checkpoint: only an adapter's strength can be set.")

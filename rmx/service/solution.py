@@ -81,9 +81,8 @@ def prepare(request: SolutionRequest, site: Site) -> tuple[Model, Job]:
     ids, text, share = (getattr(request, field, None) for field in ("prompt_ids", "read", "tau_share"))
     spec, name = site.model_name(request.model), site.set_name(request.set)
     asked_set = None if request.problem is None else name
-    wanted = site.adapter_name(request.adapter, request.model)
-    model = site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw, wanted)
-    adapter = site.workspace.adapter(model, wanted)
+    model = site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw)
+    adapter = site.workspace.adapter(model, site.adapter_name(request.adapter, request.model))
     if sum(x is not None for x in (request.prompt, request.problem, ids)) != 1:
         raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
     prompt_ids, known = prompt_of(request, model) if ids is None else (tuple(ids), request.answer)

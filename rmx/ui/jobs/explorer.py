@@ -74,7 +74,7 @@ class Explorer:
         """
         check_tau(tau)
         check_texts(self.limits, problem, known, read)
-        model = self.workspace.model(spec).ask_in(style, set_name, raw, adapter)
+        model = self.workspace.model(spec).ask_in(style, set_name, raw)
         name = self.workspace.adapter(model, adapter)
         ids = model.prompt_ids(problem, raw)
         known = (known or "").strip() or None

@@ -5,7 +5,6 @@ import pytest
 from rmx.data.problem_sets import examples, load_set
 from rmx.errors import ProblemError
 from rmx.models.load import load
-from rmx.models.names import PairPreset
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 from rmx.ui.jobs.comparer import Comparer
@@ -67,7 +66,7 @@ def test_a_problem_of_a_set_and_of_the_builder_brings_its_answer_along(tab):
     assert _make("fewer_than", 0, "Ann", "Ben", "cards", 8, 3) == made
 
 
-def test_a_set_s_problem_and_a_bundled_adapter_s_are_asked_as_the_command_line_asks_them(monkeypatch):
+def test_a_set_s_problem_is_asked_as_the_command_line_asks_it():
     """As long as the text is the set's; whatever else stands in the pair of boxes is borne."""
     own = load("mini", device="cpu")
     own.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -75,14 +74,12 @@ def test_a_set_s_problem_and_a_bundled_adapter_s_are_asked_as_the_command_line_a
     tab = ExploreTab(Explorer(space), Settings())
     prepared, (pair, *boxes) = tab.prepared(FIRST), together(TYPED, "8", "words")
 
-    def style(*asked, adapter=None):
-        return tab.begin((prepared[0], adapter, *asked, *prepared[5:])).model.style.name
+    def style(*asked):
+        return tab.begin((*prepared[:2], *asked, *prepared[5:])).model.style.name
 
     assert (style(pair, *boxes), style(pair, FIRST.problem, "")) == ("three-shot", "chat")
     assert style(*together(TYPED, "8", "arith")) == style(*together(TYPED, "8")) == style(None, TYPED, "") == "chat"
     assert style(pair | {"set": 7}, *boxes) == style(pair | {"set": ["words"]}, *boxes) == "chat"
-    monkeypatch.setattr("rmx.models.names._BUNDLED", (PairPreset("words", "", "mini", "rl", set_name="words"),))
-    assert (style(None, TYPED, "", adapter="rl"), style(None, TYPED, "")) == ("three-shot", "chat")
 
 
 @pytest.mark.parametrize(("answer", "known", "computed"), [(FIRST.answer, "13", True), ("8", "8", False)])
