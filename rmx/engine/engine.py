@@ -216,6 +216,11 @@ class Engine:
             return _swapped(self.biases[name])
         return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
 
+    @property
+    def attached(self) -> set[str]:
+        """Names of the adapters whose weights are on the network in this process."""
+        return set(getattr(self.model, "peft_config", {}))
+
     def switched_by_row(self, adapters: "RowAdapters") -> AbstractContextManager[Any]:
         """Each row of a batch under an adapter of its own for the length of a `with` block.
 

@@ -476,8 +476,3 @@ def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
     if name in layer.lora_embedding_A:
         return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
     return layer.lora_A[name].weight.flatten(1), layer.lora_B[name].weight.flatten(1)
-
-
-def attached(model: Model) -> set[str]:
-    """Names of the adapters whose weights are on the model in this process."""
-    return set(getattr(model.engine.model, "peft_config", {}))

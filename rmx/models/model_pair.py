@@ -18,7 +18,6 @@ from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_
 from rmx.engine.fair_queue import never
 from rmx.engine.rows import RowBatch, RowSet
 from rmx.errors import ModelError
-from rmx.models.adapters import attached
 from rmx.models.load import Model
 from rmx.models.names import set_learnt
 from rmx.models.style_options import StyleOptions
@@ -126,7 +125,7 @@ def make_pair(
         return Pair(base, ask_alike(space.model(teacher), base), None)
     name = space.adapter(base, adapter)
     assert name is not None
-    if strength != 1 and name not in attached(base):
+    if strength != 1 and name not in base.engine.attached:
         raise ModelError(f"The strength of {adapter} cannot be set here: on ZeroGPU it is put on in another process.")
     if strength != 1 and (reason := why_not_linear(base.engine.model.peft_config[name])):
         raise ModelError(f"The strength of {adapter} cannot be set: {reason}")

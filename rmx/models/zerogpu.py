@@ -33,7 +33,6 @@ import torch
 from rmx.config import TOP_SHOWN
 from rmx.engine.fair_queue import RequestOwner, current_owner, never
 from rmx.errors import ModelError, RmxError, shown
-from rmx.models.adapters import attached
 from rmx.models.load import Model, load
 from rmx.models.model_pair import Pair
 from rmx.models.names import adapter_name, adapter_place
@@ -93,7 +92,7 @@ class ModelName:
     def found(self, workspace: Workspace) -> Model:
         """The model of this process, with its adapters on it."""
         model = workspace.model(self.spec)
-        here = attached(model)
+        here = model.engine.attached
         if missing := [(name, place) for name, place in self.adapters if name not in here]:
             from rmx.models.adapters import attach  # with PEFT, which takes long to import
 
@@ -375,7 +374,7 @@ class ZeroWorkspace(Workspace):
         name = adapter_name(spec)
         place = engine.adapters.pop(name, None) or _at_hand(model, spec)
         engine.adapters[name] = place  # the newest is the last
-        for old in [known for known in engine.adapters if known not in attached(model)][:-MOST_ADAPTERS]:
+        for old in [known for known in engine.adapters if known not in model.engine.attached][:-MOST_ADAPTERS]:
             del engine.adapters[old]
         return name
 

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -248,6 +248,8 @@ class Download:
 
 def _fetch(repo: str, revision: str | None) -> None:
     """Fetch the files; prints how many bytes are missing and, where they cannot be had, why."""
+    from huggingface_hub import snapshot_download
+
     files: dict[str, Any] = {"allow_patterns": WANTED, "ignore_patterns": IGNORED}
     what: dict[str, Any] = {"revision": revision, "etag_timeout": 5, **files}
     try:

@@ -36,8 +36,8 @@ def free_port() -> int:
 
 def chromium() -> str | None:
     """A system browser where there is one; else the one that playwright downloaded."""
-    path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-    return path if Path(path).exists() else None
+    paths = (os.environ.get("CHROMIUM", ""), "/usr/bin/chromium-headless-shell", "/usr/bin/chromium")
+    return next((path for path in paths if path and Path(path).exists()), None)
 
 
 @pytest.fixture(scope="session")

@@ -271,7 +271,7 @@ class _Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 log = logging.getLogger(__name__)
 LONGEST = 2000  # characters of a message, and of a traceback
-MOST = 200  # characters of a value in a message, and of what an exception says
+WRITTEN = 200  # characters of a value in a message, and of what an exception says
 CHAIN = 3  # exceptions of a chain, each the cause of the next, that are written down: the newest
 FRAMES = 20  # of a traceback that are looked at, the innermost
 
@@ -315,10 +315,10 @@ class _ShortRecords:
 
 def _cut(value: Any) -> Any:
     """What stands in a message: as it is, or the beginning of how it would be written."""
-    if value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 4 * MOST):
+    if value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 4 * WRITTEN):
         return value
     text = _text(value)
-    return value if len(text) <= MOST else f"{text[: MOST - 1]}…"
+    return value if len(text) <= WRITTEN else f"{text[: WRITTEN - 1]}…"
 
 
 def _text(value: Any) -> str:
@@ -341,7 +341,7 @@ def in_short(error: BaseException) -> str:
 
 
 def _frames_of(error: BaseException, room: int) -> str:
-    message = f"{type(error).__name__}: " + _text(error)[:MOST].encode("unicode_escape").decode()[:MOST]
+    message = f"{type(error).__name__}: " + _text(error)[:WRITTEN].encode("unicode_escape").decode()[:WRITTEN]
     frames: list[str] = []
     for frame in reversed(traceback.format_tb(error.__traceback__, limit=-FRAMES)):
         room -= len(frame)

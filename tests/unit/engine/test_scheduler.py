@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rmx.arguments import Sampling
-from rmx.engine import decoder, fair_queue
+from rmx.engine import fair_queue, scheduler
 from rmx.engine.arena import WIDTH, Arena, row_step, takes_rows
 from rmx.engine.batch import continue_batch
 from rmx.engine.engine import RowAdapters, lora_layers
@@ -332,7 +332,7 @@ def test_many_visitors_in_threads_get_their_own_tokens(mini):
 
 
 def test_long_prompts_are_read_in_pieces_between_the_steps_of_others(tiny, monkeypatch):
-    monkeypatch.setattr(decoder, "CHUNK", 16)
+    monkeypatch.setattr(scheduler, "CHUNK", 16)
     writing = Generation(tiny, replace(jobs(tiny)[0], sampling=Sampling(2.0, 1.0, 1, 100)))
     stream = iter(writing)
     next(stream)

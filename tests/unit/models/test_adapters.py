@@ -12,7 +12,7 @@ from torch import Tensor
 from rmx.compare.controls import check_base
 from rmx.engine.engine import adapter_key, why_not_linear
 from rmx.errors import ModelError, TrainError
-from rmx.models.adapters import KINDS, add_adapter, attached, drop_adapter, facts
+from rmx.models.adapters import KINDS, add_adapter, drop_adapter, facts
 from rmx.models.base_state import base_changes, base_tensors, key_of, probe
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, open_pair
@@ -79,7 +79,7 @@ def follow(model: Model, folder: str, expected: Tensor, noise: float = NOISE) ->
     assert key != before.key
     drop_adapter(model, name)
     before.confirm()
-    assert attached(model) == set()
+    assert model.engine.attached == set()
     return key
 
 
@@ -321,7 +321,7 @@ def test_an_adapter_that_fails_beside_another_leaves_that_one_alone(tmp_path):
     name = add_adapter(model, one)
     with pytest.raises(ModelError, match="incomplete"):
         add_adapter(model, two)
-    assert attached(model) == {name}
+    assert model.engine.attached == {name}
     assert torch.equal(whole(model, name), whole(model, name))
     assert (whole(model, name) - expected).abs().max() < NOISE
     assert not base_changes(model)

@@ -13,7 +13,7 @@ from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
 from rmx.models import adapters as adapters_module
-from rmx.models.adapters import add_adapter, attached
+from rmx.models.adapters import add_adapter
 from rmx.models.base_state import base_changes, base_tensors, checksum, digest, key_of, probe, remember_base
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, make_pair
@@ -157,7 +157,7 @@ def test_it_is_taken_off_and_the_base_is_as_it_was(tmp_path, monkeypatch):
     harmful(monkeypatch, reassign)
     with pytest.raises(ModelError, match="because it changed the base: 1 of 27 tensors in memory"):
         add_adapter(model, folder)
-    assert (model.adapters, attached(model), model.engine.fault) == ([], set(), None)
+    assert (model.adapters, model.engine.attached, model.engine.fault) == ([], set(), None)
     assert model.engine.model is network
     assert torch.equal(probe(model), before)
     assert key_of(model, None) == key
@@ -172,7 +172,7 @@ def test_beside_another_only_the_harmful_one_is_taken_off(tmp_path, monkeypatch)
     harmful(monkeypatch, reassign)
     with pytest.raises(ModelError, match="taken off"):
         add_adapter(model, two)
-    assert attached(model) == {one}
+    assert model.engine.attached == {one}
     assert not base_changes(model)
 
 
@@ -183,7 +183,7 @@ def test_one_that_fails_half_way_leaves_the_base_as_it_was(tmp_path, monkeypatch
     with pytest.raises(ModelError, match="half way"):
         add_adapter(model, folder)
     assert torch.equal(probe(model), before)
-    assert (model.engine.fault, attached(model)) == (None, set())
+    assert (model.engine.fault, model.engine.attached) == (None, set())
 
 
 def test_weights_that_were_written_over_are_used_by_nobody_and_loaded_again(tmp_path, monkeypatch):

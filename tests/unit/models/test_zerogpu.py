@@ -18,7 +18,6 @@ from rmx.config import ASSETS
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
 from rmx.models import zerogpu as carry
-from rmx.models.adapters import attached
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.models.zerogpu import ZeroWorkspace, is_zerogpu
@@ -119,7 +118,7 @@ def test_the_adapter_of_a_run_is_put_on_over_there(space, larger, tmp_path, gpu)
     before = stream(space, larger)[-1]
     with_it = stream(space, larger, str(place))[-1]
     assert "error" not in with_it
-    assert attached(model) == set()  # not here
+    assert model.engine.attached == set()  # not here
     expected = Workspace("cpu")
     job = Job(
         model.prompt_ids(PROBLEM), Sampling(max_new_tokens=40), 0.5, expected.adapter(expected.model("mini"), "rl")

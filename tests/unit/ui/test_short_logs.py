@@ -10,7 +10,7 @@ import pytest
 
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
-from rmx.ui.server.rate_limit import LONGEST, MOST, keep_logs_short
+from rmx.ui.server.rate_limit import LONGEST, WRITTEN, keep_logs_short
 from tests.helpers.fuzzing import Request, exchange
 from tests.helpers.live import running
 
@@ -46,7 +46,7 @@ def address(mini, said: Said, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def check(text: str, request: Request) -> None:
     """It is short, and of what was sent hardly more is in it than its beginning."""
     assert len(text.encode()) < BYTES, (len(text), request.path, request.body[:200], text[:3000])
-    beyond = [found for found in re.findall(r"w(\d{5})", text) if 7 * int(found) > MOST]
+    beyond = [found for found in re.findall(r"w(\d{5})", text) if 7 * int(found) > WRITTEN]
     assert not beyond, (request.path, request.body[:200], text[:3000])
 
 
