@@ -9,7 +9,8 @@ from rmx.bench.public import bench_public
 pytestmark = pytest.mark.slow
 
 
-def test_visitors_solve_swap_and_ask_without_an_error() -> None:
+def test_visitors_solve_swap_and_ask_without_an_error(monkeypatch) -> None:
+    monkeypatch.setattr("rmx.bench.public.PROBLEMS", 4)
     with ThreadPoolExecutor(1) as thread:  # the browser's loop may run in this one
         found = thread.submit(bench_public, clients=3, minutes=0.15).result()
     assert (found["errors"], found["wrong"], found["refused"]) == (0, 0, 0)
