@@ -29,6 +29,12 @@ class ServeCommand(Command):
 
     model: str | None = argument("offered beside mini and loaded at start", Flag(metavar="S"))
     adapter: str | None = argument("an adapter on that model, loaded at start", Flag(metavar="S"))
+    device: str | None = argument("auto (CUDA where there is one), cpu, cuda or cuda:N (default auto)")
+    dtype: str | None = argument("auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16 (default auto)")
+    quantize: str | None = argument(
+        "8bit or 4bit: models but mini through bitsandbytes (CUDA only)", Flag(metavar="BITS")
+    )
+    device_map: str | None = argument("auto: spread models but mini over all GPUs", Flag(metavar="auto"))
     host: str | None = argument(
         "address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)", Flag(metavar="HOST")
     )

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
 
     model: str | None = argument("A model that is offered beside mini and loaded at start; the default of rmx trace.")
     adapter: str | None = argument("An adapter for that model.")
+    device: str = argument("auto (CUDA where there is one), cpu, cuda or cuda:N.", default="auto")
+    dtype: str = argument("auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16.", default="auto")
+    quantize: str | None = argument("8bit or 4bit: models but mini through bitsandbytes (CUDA only).")
+    device_map: str | None = argument("auto: spread models but mini over all GPUs.")
     host: str = argument("The address to listen on; 0.0.0.0 in the image.", default="127.0.0.1")
     port: int = argument("The port; PORT counts where RMX_PORT is not set.", default=7860, ge=0, le=65535)
     hosts: Names = argument(

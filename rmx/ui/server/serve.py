@@ -16,6 +16,7 @@ import psutil
 import uvicorn
 
 from rmx.errors import RmxError
+from rmx.models.load import DTYPES, PLAIN, Model, Placing, choose_device, choose_dtype, load
 from rmx.models.workspace import Workspace
 from rmx.models.zerogpu import Gpu, ZeroWorkspace, is_zerogpu
 from rmx.storage.job_store import few_arenas, large_blocks_apart
@@ -85,7 +86,7 @@ def serve(settings: Settings) -> None:
     if is_zerogpu():
         launch(settings).block_thread()
         return
-    workspace = Workspace(**_options_of(settings))
+    workspace = Workspace(loader=loader_of(settings), **_options_of(settings))
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)
     if settings.public:
@@ -96,6 +97,21 @@ def serve(settings: Settings) -> None:
             load_when_idle(workspace)
         print(f"rmx is at http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)", flush=True)  # noqa: T201
         Server(server_config(app), app.state.halt, app.state.hang_up).run(sockets=[door])
+
+
+def loader_of(settings: Settings) -> Callable[[str], Model]:
+    """What loads the app's models: all on one device in one dtype; mini is too small to be quantised or spread.
+
+    Raises:
+        ModelError: a setting that no model can be loaded with, here.
+    """
+    placing, where = Placing(settings.quantize, settings.device_map), choose_device(settings.device)
+    placing.options(settings.device, where, DTYPES[choose_dtype(settings.dtype, where)])
+
+    def load_one(spec: str) -> Model:
+        return load(spec, settings.device, settings.dtype, placing=PLAIN if spec == "mini" else placing)
+
+    return load_one
 
 
 def _options_of(settings: Settings) -> dict[str, Any]:
@@ -169,6 +185,8 @@ def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> 
     """
     if settings.auth:
         raise RmxError("RMX_AUTH does not work on ZeroGPU. Make the Space private instead.")
+    if settings.quantize or settings.device_map or (settings.device, settings.dtype) != ("auto", "auto"):
+        raise RmxError("On ZeroGPU models are on the lent GPU as they are. Leave out their device, dtype and placing.")
     workspace = ZeroWorkspace(gpu, device, **_options_of(settings))
     notice = place(settings, workspace)
     workspace.ready()

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from fastapi.testclient import TestClient
 
-from rmx.errors import RmxError
+from rmx.errors import ModelError, RmxError
+from rmx.models.load import PLAIN, Placing
 from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
@@ -113,6 +114,34 @@ def test_a_model_that_cannot_be_had_leaves_mini_and_a_notice():
     assert "mini" in notice
     assert space.loaded == ["mini"]
     assert prepare(Settings(), space) is None
+
+
+def test_models_are_loaded_as_the_settings_say(monkeypatch):
+    """On one device in one dtype; the little one is neither quantised nor spread."""
+    asked = []
+    monkeypatch.setattr(serve, "load", lambda *spec, placing: asked.append((*spec, placing)))
+    monkeypatch.setattr(Placing, "options", lambda *_: {})
+    given = {"RMX_DEVICE": "cpu", "RMX_DTYPE": "float16", "RMX_QUANTIZE": "4bit", "RMX_DEVICE_MAP": "auto"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for spec in ("mini", "x/y"):
+        serve.loader_of(Settings.from_environment(quantize="8bit"))(spec)
+    assert asked == [("mini", "cpu", "float16", PLAIN), ("x/y", "cpu", "float16", Placing("8bit", "auto"))]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"quantize": "4bit", "device": "cpu"}, "needs a CUDA GPU"),
+        ({"quantize": "2bit"}, "Unknown quantization"),
+        ({"device_map": "even"}, "Unknown device map"),
+        ({"device": "gpu"}, "not available"),
+        ({"dtype": "int8"}, "Unknown dtype"),
+    ],
+)
+def test_what_cannot_be_loaded_so_is_said_at_start(given, said):
+    with pytest.raises(ModelError, match=said):
+        serve.loader_of(Settings(**given))
 
 
 @pytest.mark.parametrize(("free", "loaded"), [(5e9, ["mini", REAL.name]), (3e9, ["mini"])])
