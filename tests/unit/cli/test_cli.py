@@ -1,6 +1,7 @@
 """The command line's contracts: documents, exit codes, one-line refusals."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 
 from rmx.arguments import API_ONLY
 from rmx.cli.main import main
+from rmx.config import ASSETS
+from rmx.models.names import PAIRS, PRESETS
 from rmx.service import VERBS
 
 pytestmark = pytest.mark.slow
@@ -212,3 +215,10 @@ def test_doctor_says_what_is_here(capsys):
     assert found["mini"].endswith("eager steps)")
     assert found["steps"].startswith("eager" if "no CUDA" in found["device"] else "cuda graph")
     assert "GB" in found["qwen2.5-1.5b"]
+
+
+def test_the_help_of_models_names_every_preset_and_pair():
+    text = (ASSETS / "help.txt").read_text(encoding="utf-8")
+    assert [
+        name for name in (*PRESETS, *PAIRS) if not re.search(rf"(?<![\w.+-]){re.escape(name)}(?![\w+-])", text)
+    ] == []
