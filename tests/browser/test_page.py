@@ -396,18 +396,24 @@ def test_a_box_and_an_end_token_show_what_they_mean_and_are_copied_as_they_are(p
     expect(names.first).to_have_css("font-size", "0px")
     page.get_by_role("button", name="Raw", exact=True).click()
     expect(names.first).not_to_have_css("font-size", "0px")
-    compare_shows_the_raw_text_and_beside_each_other_what_it_means(page)
+    compare_shows_what_they_mean_too(page)
 
 
-def compare_shows_the_raw_text_and_beside_each_other_what_it_means(page: Page) -> None:
-    open_tab(page, "Compare")  # it has no button for the raw text: where a tooltip has that, the meaning is shown
-    expect(page.locator("#pair .t[data-means]").first).not_to_have_css("font-size", "0px", timeout=30_000)
+def compare_shows_what_they_mean_too(page: Page) -> None:
+    open_tab(page, "Compare")  # it has no button for the raw text: who selects a token sees it
+    read, end = page.locator("#pair .map .flow"), page.locator("#pair .map .flow [data-means]")
+    expect(read.locator(".boxed").first).to_be_visible(timeout=30_000)
+    for hidden in (*read.locator(".tex").all(), end):
+        expect(hidden).to_have_css("font-size", "0px")
     solutions = page.locator("#pair [data-ui=solutionsRows]")
     expect(solutions.locator(".boxed")).to_have_text(["33", "52"], timeout=30_000)
     for command in solutions.locator(".tex").all():
         expect(command).to_have_css("font-size", "0px")
     expect(solutions.locator(".meant:has(.boxed)").last).to_have_attribute("title", "52}.")
-    page.locator("#pair .map .t[data-means]").last.click()
+    command = read.locator(".t:has(.tex)").first
+    command.click()
+    expect(command.locator(".tex").first).not_to_have_css("font-size", "0px")
+    page.mouse.click(*end.evaluate("node => (({x, y, width}) => [x + width / 2, y])(node.getBoundingClientRect())"))
     name = page.locator("#pair .top [data-means]").first
     expect(name).to_have_attribute("title", "<|end|>")
     expect(name).to_have_css("font-size", "0px")

@@ -134,6 +134,7 @@ function settleMap(run) {
   map.settled = true;
   map.resultOf = run.result;
   renderMapAnswers(run);
+  drawBoxes(mapEls);
   renderSolutions(run);
   renderNoise(run.open.noise);
   renderPlacebo(run);

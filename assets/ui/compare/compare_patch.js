@@ -2,6 +2,7 @@
 import { attrs, clip, count, make, plainName, plural, showOdd, splitSpace, waitingText } from "../common/text.js";
 import { knownText, mark, textOf, valueOf, verdictOn } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
+import { drawBoxes } from "../common/boxes.js";
 import { tokenSpan } from "../common/tokens.js";
 import { sayError, trigger, ui } from "./context.js";
 import { complete, ending, renderUnjudged, runs, share } from "./compare_stream.js";
@@ -109,6 +110,7 @@ function learn(run) {
 }
 function settlePatch(run) {
   patch.settled = true;
+  drawBoxes(patchEls);
   const r = run.result ?? {}, key = run.open?.arm, budget = run.open?.budget ?? null;
   const refused = run.toks.filter((tok) => tok[1] & REFUSED).length;
   if (key && (budget === null || !refused)) patch.full[key] = r.patches ?? 0;
