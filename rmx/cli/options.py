@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from rmx.arguments import API_ONLY, Flag, argument, arguments_of, hints_of, kind_of
 from rmx.cli.terminal import JSON_HELP, stopped_by_hand
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked", bound=Request)
 Place = tuple[str, int, int, str]  # what is done or counted, at, of, a note
+AdapterName = Annotated[str | None, argument(ADAPTERS, Flag(metavar="S"))]
 STYLE_GROUP = "prompt (defaults: what the model's family is asked by the paper's code)"
 
 
@@ -44,13 +45,6 @@ class Command(Request):
         raise NotImplementedError
 
 
-class NamedRequest(Command):
-    """What a command names that loads a model."""
-
-    model: str | None = argument(SPECS, Flag(metavar="S"))
-    adapter: str | None = argument(ADAPTERS, Flag(metavar="S"))
-
-
 class MachineRequest(Request):
     """On what a model is loaded, and how."""
 
@@ -64,6 +58,12 @@ class MachineRequest(Request):
         from rmx.models.load import Placing
 
         return Placing(self.quantize, self.device_map)
+
+
+class NamedRequest(Command):
+    """What a command names that loads a model."""
+
+    model: str | None = argument(SPECS, Flag(metavar="S"))
 
 
 class ModelRequest(MachineRequest, NamedRequest):

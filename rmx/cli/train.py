@@ -19,7 +19,16 @@ from typing import Annotated, Any, Literal
 
 from rmx.arguments import Flag, argument
 from rmx.cli import options
-from rmx.cli.options import Command, ModelRequest, changed_fields, default_model, recipe_of, request_of, style_of
+from rmx.cli.options import (
+    AdapterName,
+    Command,
+    ModelRequest,
+    changed_fields,
+    default_model,
+    recipe_of,
+    request_of,
+    style_of,
+)
 from rmx.cli.terminal import DistillTeller, Teller
 from rmx.errors import RmxError, TrainError
 from rmx.models.names import SMOLLM2
@@ -90,6 +99,7 @@ class TrainCommand(SamplingCommand):
     json_help = "one JSON line per micro-batch, and a last one"
 
     from_rollouts: str | None = argument("rollouts that are there already (ours or official)", Flag(metavar="FILE"))
+    adapter: AdapterName = None
     init_adapter: str | None = argument("an adapter that is trained further", Flag(metavar="DIR"))
     preset: Literal["paper", "small", "floor", "quick"] = argument(
         "where the recipe begins (default paper)", default="paper"
@@ -116,6 +126,7 @@ class DistillCommand(TrainingCommand):
 
     json_help = "one JSON line per update and check, and a last one"
 
+    adapter: AdapterName = None
     teacher: str | None = argument("the teacher: a checkpoint, or an adapter on the base", Flag(metavar="S"))
     set: SetName = None
     preset: Literal["paper", "small"] | None = argument("where the recipe begins (default: small for mini)")

@@ -222,3 +222,10 @@ def test_the_help_of_models_names_every_preset_and_pair():
     assert [
         name for name in (*PRESETS, *PAIRS) if not re.search(rf"(?<![\w.+-]){re.escape(name)}(?![\w+-])", text)
     ] == []
+
+
+@pytest.mark.parametrize("argv", [["rollouts", "--out", "x.jsonl"], ["bench", "decode"]])
+def test_an_adapter_that_would_be_ignored_is_refused(capsys, argv):
+    with pytest.raises(SystemExit, match="2"):
+        main([*argv, "--adapter", "rl"])
+    assert "unrecognized arguments: --adapter rl" in capsys.readouterr().err
