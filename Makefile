@@ -14,9 +14,8 @@ IMAGE ?= rmx
 SEEDS ?= 1 2 3
 # It finds what people with a screen reader or little sight would stumble over; npm alone has it.
 AXE ?= axe-core@4.14.1
-# Test processes side by side, each with one thread of its own; for two cores three, since browser tests wait for their
-# page a fifth of the time. A file's tests stay together.
-WORKERS ?= 3
+# Test processes side by side, each with one thread of its own; a file's tests stay together.
+WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help run check test verify lint licences audit lock test-gpu bench demo-train wheel image image-check chromium clean FORCE
