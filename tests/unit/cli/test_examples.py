@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import rmx.service.studies  # noqa: F401 - whose annotations name what is replaced below
 from rmx.cli.main import VERBS, _parser, main, read_help
 from rmx.engine.engine import PrefixCache
 from rmx.models.load import load
