@@ -46,7 +46,7 @@ def slow(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def until(true, patience=60.0):
+def until(true, patience=20.0):
     limit = time.monotonic() + patience
     while not true():
         assert time.monotonic() < limit, "it did not come to pass"

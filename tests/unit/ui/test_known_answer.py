@@ -113,3 +113,14 @@ def test_a_comparison_tells_what_it_is_judged_by(rl, answer, known, computed):
     run = tab._map("mini+rl", "mini", "", "", 1.0, PAIR, TYPED, answer, "base", "", 1.0, 8)
     opened = tab.comparer.tail({"id": run.id, "start": 0})["open"]
     assert (opened["known"], opened["known_computed"]) == (known, computed)
+
+
+def test_a_comparison_asks_a_set_s_problem_as_the_command_line_does():
+    own = load("mini", device="cpu")  # which gets an adapter
+    own.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tab = CompareTab(Comparer(Workspace(loader=lambda spec: own.with_style(STYLES["chat"]))), Settings())
+    asked = {
+        of_set: tab._map("mini+rl", "mini", "", "", 1.0, *together(TYPED, "8", of_set), "base", "", 1.0, 8)
+        for of_set in ("words", None)
+    }
+    assert [asked[of_set].pair.base.style.name for of_set in asked] == ["three-shot", "chat"]
