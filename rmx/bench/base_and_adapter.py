@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rmx.bench.timing import PROBLEM, Load, alternate, milliseconds, open_model, peaks_of, ratio, tell_peak
 from rmx.compare.controls import add_placebo
+from rmx.engine.packed_weights import forget_packed
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, PairStream, open_pair, read_both
 
@@ -37,6 +38,7 @@ def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
     one, two = one_set(load()), two_models(base, load())
     merged = Pair(two.base, _adapted(load()), None)
     merged.adapted.engine.model = merged.adapted.engine.model.merge_and_unload()
+    forget_packed(merged.adapted.engine.model)
     ids, start = _text(one.base)
     differences = {
         "reading": reading_difference(one, two, ids, start),

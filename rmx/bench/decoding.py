@@ -6,9 +6,9 @@ not count. So both make the same number of useful tokens, whatever they sample.
 
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -121,8 +121,8 @@ def branches(model: Model, rounds: int, at: int = 200, length: int = 24) -> dict
 
 
 def streams(model: Model, rounds: int, counts: Sequence[int] = (8, 32), tokens: int = 48) -> dict[str, Any]:
-    """Solutions of different prompts that are written at the same time, against one after the other; of the whole
-    solutions, whose prompts are read in both, and of the steps alone."""
+    """Solutions of different prompts that visitors ask for at the same time, each in a thread of its own, against one
+    after the other; of the whole solutions, whose prompts are read in both, and of the steps alone."""
     unending, found, cuda = endless(model), dict[str, Any](), model.engine.device.type == "cuda"
     jobs = [Job(model.prompt_ids(f"{n}: {PROBLEM}"), Sampling(max_new_tokens=tokens), model.tau) for n in range(1, 33)]
 
@@ -132,10 +132,8 @@ def streams(model: Model, rounds: int, counts: Sequence[int] = (8, 32), tokens: 
 
     def together(n: int) -> list[list[int]]:
         model.engine.prefixes.clear()
-        made = [Generation(unending, job) for job in jobs[:n]]
-        for _ in zip_longest(*made):  # one token of each in turn
-            pass
-        return [one.trace().ids for one in made]
+        with ThreadPoolExecutor(n) as visitors:
+            return list(visitors.map(lambda job: Generation(unending, job).run().ids, jobs[:n]))
 
     def step_seconds(n: int) -> float:
         """Seconds of a step of n streams: the first half of their tokens, since who began first ends first."""

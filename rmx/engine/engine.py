@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from rmx.engine.capture import CudaRecorder, Recorder
 from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner, never
+from rmx.engine.packed_weights import packed_bytes
 from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length, windowed
 from rmx.errors import NOT_HERE, ModelError, PromptError
 from rmx.records import RemoteCaller, Reuse
@@ -158,10 +159,11 @@ class Engine:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights, with those of the adapters on them, of the prefix cache and of streams under way."""
+        """Bytes of the weights, packed ones and adapters included, of the prefix cache and of streams under way."""
         tensors = chain(self.model.parameters(), self.model.buffers())
         streams = self.scheduler.nbytes if self.scheduler else 0
-        return sum(tensor.nbytes for tensor in tensors) + self.prefixes.nbytes + streams
+        weights = sum(tensor.nbytes for tensor in tensors) + packed_bytes(self.model)
+        return weights + self.prefixes.nbytes + streams
 
     def unload(self, why: str) -> None:
         """Let go of the network, its adapters and all that was computed with it. The caller holds the turn.

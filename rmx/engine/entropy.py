@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 
+FAR = -1000.0  # nats below the likeliest token: exp is 0 in fp32
+
+
 class Capture(NamedTuple):
     """Statistics of N distributions over V tokens; nothing here grows with V."""
 
@@ -33,8 +36,8 @@ def capture(logits: Tensor, k: int) -> Capture:
     d = logits - top[:, :1]
     e = d.exp()
     z = e.sum(-1)
-    # 0 * -inf: a masked token has probability 0 and adds nothing to the entropy.
-    entropy = z.log() - (e * d.masked_fill(d == -torch.inf, 0.0)).sum(-1) / z
+    # 0 * -inf: a masked token has probability 0, as any below FAR, and adds nothing to the entropy.
+    entropy = z.log() - e.mul_(d.clamp_min_(FAR)).sum(-1) / z
     lse = z.log() + top[:, 0]
     # Rounding can leave -1e-9 on a certain row; an entropy is never negative.
     return Capture(entropy.clamp_min(0.0), lse, ids, top - lse[:, None])

@@ -35,6 +35,7 @@ from transformers.utils import logging as transformers_logging
 from rmx.config import ASSETS, cache_dir
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.engine import Engine
+from rmx.engine.packed_weights import pack_linear_layers
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
 from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
@@ -47,7 +48,7 @@ from rmx.storage.safe_files import whole
 
 Read = TypeVar("Read")
 QUANTIZE = ("8bit", "4bit")
-HEAD_TOKENS = 64  # of a style, from which on it is read once for all prompts
+HEAD_TOKENS = 16  # of a style, from which on it is read once for all prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +307,8 @@ def load(
         raise ModelError(_why(spec, error, local)) from error
     check_in_memory(spec, model)
     model.requires_grad_(False)
+    if where.type == "cpu" and model.dtype == torch.float32 and not placed:
+        pack_linear_layers(model)
     if cache_bytes is None:
         cache_bytes = min(512 << 20, max(64 << 20, 16 * sum(w.nbytes for w in model.parameters())))
     commit = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision
