@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rmx.bench.timing import PROBLEM, Load, alternate, milliseconds, open_model, peaks_of, ratio, tell_peak
 from rmx.compare.controls import add_placebo
-from rmx.engine.packed_weights import forget_packed
+from rmx.engine.acceleration import forget_packed
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, PairStream, open_pair, read_both
 

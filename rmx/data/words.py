@@ -11,7 +11,7 @@ import random
 import re
 import tomllib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import cycle
@@ -106,18 +106,26 @@ def draw_words(
         levels: steps that a problem may have, of 1, 2 and 3: the more, the harder.
         highest: no number and no result is larger; 24 or more.
     """
-    kinds, people = _file()
-    rng = random.Random(f"words/{split}/{seed}")
     found: dict[str, Problem] = {}
-    for kind in cycle(kind for kind in kinds if len(kind.steps) in levels):
-        if len(found) == size:
-            break
-        numbers, answer = kind.draw_numbers(rng, split, highest)
-        text = fill(rng.choice(kind.wordings(split)), rng.sample(sorted(people), 2), rng.choice(kind.things), numbers)
+    draws = draw_texts(split, seed, levels, highest)
+    while len(found) < size:
+        kind, _, answer, text = next(draws)
         if text not in found:
             name = f"words-{split}-{len(found):04d}"
             found[text] = Problem(name, text, str(answer), "words", split, len(kind.steps))
     return list(found.values())
+
+
+def draw_texts(
+    split: str, seed: int, levels: Sequence[int], highest: int
+) -> Iterator[tuple[ProblemKind, dict[str, int], int, str]]:
+    """Draw kinds, their numbers, answers and texts without end, some of them more than once; see `draw_words`."""
+    kinds, people = _file()
+    rng = random.Random(f"words/{split}/{seed}")
+    for kind in cycle(kind for kind in kinds if len(kind.steps) in levels):
+        numbers, answer = kind.draw_numbers(rng, split, highest)
+        wording, names, thing = rng.choice(kind.wordings(split)), rng.sample(sorted(people), 2), rng.choice(kind.things)
+        yield kind, numbers, answer, fill(wording, names, thing, numbers)
 
 
 def fill(wording: str, names: Sequence[str], thing: str, numbers: Mapping[str, int]) -> str:

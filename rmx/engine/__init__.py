@@ -15,13 +15,13 @@ Every token of rmx is made by one step. From the request down to the network:
     arena      the rows of a pass: one cache of static shape, a position and a mask for each row, sliding windows too
     engine     the network: read a prompt (`open`), append tokens (`forward`), switch adapters, also row by row
     entropy, token_draws   logits to statistics and to the next tokens; a few numbers of each row leave the device
-    prefix_cache           keys and values of what was computed, for the next swap of the same owner; and of the solved
-                           examples in front of every problem, for all of them
+    prefix_cache           keys and values of what was computed, for the next swap of the same owner; and of what all
+                           prompts of a style begin with, such as solved examples, for everybody
 
 A comparison of two models (rmx/models/model_pair.py) steps its rows itself (`RowBatch`), since the next token depends
 on both. Prompts are read once for all streams that go on from them (`Prefix`), and several short ones that wait at the
-same time by one pass; a branch is a copy of a row. On CUDA, passes of a shape that lasts are recorded once and replayed
-(capture).
+same time by one pass; a branch is a copy of a row. On CUDA, passes of a shape that lasts are recorded once and
+replayed; on a CPU the matrices of a large network are packed (acceleration).
 
 Whose turn it is: fair_queue. People's streams share a turn, at most `SEATS` of them and as many as fit into
 `SEAT_BYTES`. Other work has the engine alone, and whoever has had a slice gives way between two steps to who goes first

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rmx.engine.capture import CapturedPass
+from rmx.engine.acceleration import CapturedPass
 from rmx.engine.engine import Engine, RowAdapters, base_network
 from rmx.records import Step
 

@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from rmx.engine.capture import CudaRecorder, Recorder
+from rmx.engine.acceleration import CudaRecorder, Recorder, packed_bytes
 from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner, never
-from rmx.engine.packed_weights import packed_bytes
 from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length, windowed
 from rmx.errors import NOT_HERE, ModelError, PromptError
 from rmx.records import RemoteCaller, Reuse

@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-
 FAR = -1000.0  # nats below the likeliest token: exp is 0 in fp32
 
 

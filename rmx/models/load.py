@@ -33,9 +33,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from rmx.config import ASSETS, cache_dir
+from rmx.engine.acceleration import pack_linear_layers
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.engine import Engine
-from rmx.engine.packed_weights import pack_linear_layers
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
 from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
@@ -136,6 +136,7 @@ class Model:
     source: str | None = None  # folder or Hub id of the weights; None where there is no file behind them
     detokenizer: Detokenizer = field(init=False)
     stop_ids: frozenset[int] = field(init=False)
+    sharing: set[str] = field(init=False, default_factory=set)  # styles whose beginnings prompts share, of all copies
 
     def __post_init__(self) -> None:
         self.detokenizer = Detokenizer(self.tokenizer)
@@ -194,16 +195,17 @@ class Model:
             raise PromptError("The prompt holds no token of this model. Type a problem first.")
         self.check_fit(ids)
         if not raw:
-            self._share_head(ids)
+            self._share_head()
         return ids
 
-    def _share_head(self, ids: Sequence[int]) -> None:
+    def _share_head(self) -> None:
         """Have what all prompts of a built-in style begin with read once, where it is long enough to matter."""
         prefixes, style, known = self.engine.prefixes, self.style, STYLES.get(self.style.name)
         # What a visitor has written, a template or a system line, is shared with nobody.
         own = known is None or (known.template, known.system) != (style.template, style.system)
-        if own or len(ids) < HEAD_TOKENS or any(ids[: len(head)] == head for head in prefixes.heads):
+        if own or style.name in self.sharing:
             return
+        self.sharing.add(style.name)
         prompts = [self.prompt(text) for text in ("1", "A")]
         alike = os.path.commonprefix(
             [self.tokenizer(p, add_special_tokens=not style.chat)["input_ids"] for p in prompts]

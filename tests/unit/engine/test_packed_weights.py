@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from rmx.engine import packed_weights
-from rmx.engine.packed_weights import PackedLinear, forget_packed, pack_linear_layers, packed_bytes
+from rmx.engine import acceleration
+from rmx.engine.acceleration import PackedLinear, forget_packed, pack_linear_layers, packed_bytes
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
 
 @pytest.fixture
 def network(monkeypatch):
-    monkeypatch.setattr(packed_weights, "SMALLEST", 0)
+    monkeypatch.setattr(acceleration, "SMALLEST", 0)
     torch.manual_seed(0)
     made = nn.Sequential(nn.Linear(48, 80), nn.ReLU(), nn.Linear(80, 33, bias=False))
     pack_linear_layers(made)
@@ -89,8 +89,8 @@ def test_small_networks_and_machines_without_room_are_left_alone(monkeypatch):
         return isinstance(network[0], PackedLinear)
 
     assert not packs(nn.Sequential(nn.Linear(48, 80)))
-    monkeypatch.setattr(packed_weights, "SMALLEST", 0)
-    monkeypatch.setattr(packed_weights, "PART_OF_MEMORY", 1 << 40)
+    monkeypatch.setattr(acceleration, "SMALLEST", 0)
+    monkeypatch.setattr(acceleration, "PART_OF_MEMORY", 1 << 40)
     assert not packs(nn.Sequential(nn.Linear(48, 80)))
 
 

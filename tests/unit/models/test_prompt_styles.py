@@ -513,6 +513,21 @@ def test_solved_examples_are_read_once_for_all_problems_but_not_a_template_of_on
     assert all(prompt[: len(head)] == head for prompt in prompts)
 
 
+def test_a_style_shares_its_own_beginning_beside_a_shorter_one_of_another_style():
+    model = wrap(qwen())
+    model.engine.config.max_position_embeddings = 4096
+    model.tokenizer.chat_template = (
+        "You are a helpful assistant who answers every question in full sentences.\n"
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
+    for name in ("chat", "r1", "chat"):
+        model.with_style(STYLES[name]).prompt_ids(P)
+    short, long = model.engine.prefixes.heads
+    assert HEAD_TOKENS <= len(short) < len(long)
+    assert long[: len(short)] == short
+    assert model.tokenizer.decode(long).endswith("Problem:")
+
+
 def test_a_problem_of_ones_own_is_asked_as_the_bundled_adapter_learnt_it(monkeypatch):
     own = load("mini", device="cpu")  # which gets adapters
     space = Workspace("cpu", loader=lambda spec: own.with_style(STYLES["chat"]))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rmx.arguments import Sampling
+from rmx.engine.acceleration import SEEN, CapturedPass
 from rmx.engine.batch import continue_batch
-from rmx.engine.capture import SEEN, CapturedPass
 from rmx.engine.engine import Engine, lora_layers
 from rmx.engine.scheduler import scheduler_of
 from rmx.explore.generate import Generation, Job, swap_job
