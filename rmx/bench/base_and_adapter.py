@@ -39,7 +39,8 @@ def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
     merged = Pair(two.base, _adapted(load()), None)
     merged.adapted.engine.model = merged.adapted.engine.model.merge_and_unload()
     forget_packed(merged.adapted.engine.model)
-    ids, start = _text(one.base)
+    # Of every model, so that what it shares of all prompts is read by itself by all of them.
+    (ids, start), *_ = [_text(model) for pair in (one, two, merged) for model in (pair.base, pair.adapted)]
     differences = {
         "reading": reading_difference(one, two, ids, start),
         "reading_merged": reading_difference(one, merged, ids, start),

@@ -109,8 +109,8 @@ class CapturedPass:
 class PackedLinear(nn.Linear):
     """A linear layer with a second, packed copy of its weights, made by the first inference.
 
-    Weights that are changed in place or replaced are packed again. Writing through `weight.data` leaves no trace: call
-    `forget_packed` after it.
+    Weights that are changed in place or replaced are packed again. Writing through `weight.data`, or to weights that
+    were made in inference mode, leaves no trace: call `forget_packed` after it.
     """
 
     packed: tuple[tuple[int, int], Tensor] | None = None  # what the weights were then, and the copy
@@ -118,9 +118,9 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Multiply with the packed weights in inference mode, on a CPU in fp32, else with the ordinary ones."""
         weight = self.weight
-        if not torch.is_inference_mode_enabled() or weight.device.type != "cpu" or input.dtype != torch.float32:
+        if not torch.is_inference_mode_enabled() or not _is_plain(weight) or input.dtype != torch.float32:
             return super().forward(input)
-        now = weight.data_ptr(), weight._version
+        now = weight.data_ptr(), 0 if weight.is_inference() else weight._version
         if self.packed is None or self.packed[0] != now:
             self.packed = now, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.packed[1], self.bias, "none", [], "")
@@ -131,13 +131,13 @@ class PackedLinear(nn.Linear):
         return {name: value for name, value in vars(self).items() if name != "packed"}
 
 
-def pack_linear_layers(model: nn.Module) -> None:
-    """Let the linear layers of a network pack their weights, where that pays and the machine has room for the copy.
+def pack_linear_layers(network: nn.Module) -> None:
+    """Let linear layers pack their weights, in fp32 on a CPU, where that pays and the machine has room for the copy.
 
     Args:
-        model: in fp32 on a CPU, before adapters are put on it.
+        network: before adapters are put on it.
     """
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    layers = [layer for layer in network.modules() if type(layer) is nn.Linear and _is_plain(layer.weight)]
     nbytes = sum(layer.weight.nbytes for layer in layers)
     fits = SMALLEST <= nbytes <= psutil.virtual_memory().total // PART_OF_MEMORY
     if fits and torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64"):
@@ -145,16 +145,20 @@ def pack_linear_layers(model: nn.Module) -> None:
             layer.__class__ = PackedLinear
 
 
-def forget_packed(model: nn.Module) -> None:
+def _is_plain(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def forget_packed(network: nn.Module) -> None:
     """Have the weights packed anew, because something has written to them through `data`, as merging does."""
-    for layer in _packed_layers(model):
+    for layer in _packed_layers(network):
         layer.packed = None
 
 
-def packed_bytes(model: nn.Module) -> int:
+def packed_bytes(network: nn.Module) -> int:
     """Bytes of the packed copies that have been made."""
-    return sum(layer.weight.nbytes for layer in _packed_layers(model) if layer.packed is not None)
+    return sum(layer.weight.nbytes for layer in _packed_layers(network) if layer.packed is not None)
 
 
-def _packed_layers(model: nn.Module) -> Iterator[PackedLinear]:
-    return (module for module in model.modules() if isinstance(module, PackedLinear))
+def _packed_layers(network: nn.Module) -> Iterator[PackedLinear]:
+    return (module for module in network.modules() if isinstance(module, PackedLinear))

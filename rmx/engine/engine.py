@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from rmx.engine.acceleration import CudaRecorder, Recorder, packed_bytes
+from rmx.engine.acceleration import CudaRecorder, Recorder, pack_linear_layers, packed_bytes
 from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner, never
 from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length, windowed
 from rmx.errors import NOT_HERE, ModelError, PromptError
@@ -110,6 +110,7 @@ class Engine:
     """
 
     def __init__(self, model: Any, cache_bytes: int = 512 << 20) -> None:
+        pack_linear_layers(model)
         self.model = model
         self.config = model.config.get_text_config()
         self.prefixes = PrefixCache(cache_bytes)

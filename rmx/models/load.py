@@ -33,7 +33,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from rmx.config import ASSETS, cache_dir
-from rmx.engine.acceleration import pack_linear_layers
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
@@ -309,8 +308,6 @@ def load(
         raise ModelError(_why(spec, error, local)) from error
     check_in_memory(spec, model)
     model.requires_grad_(False)
-    if where.type == "cpu" and model.dtype == torch.float32 and not placed:
-        pack_linear_layers(model)
     if cache_bytes is None:
         cache_bytes = min(512 << 20, max(64 << 20, 16 * sum(w.nbytes for w in model.parameters())))
     commit = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision

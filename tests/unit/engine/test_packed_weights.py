@@ -63,6 +63,16 @@ def test_weights_that_change_are_packed_anew(network):
     assert torch.allclose(inferred(network, x), plain(network, x), atol=1e-4)
 
 
+def test_weights_that_were_made_in_inference_mode_are_packed_too(monkeypatch):
+    monkeypatch.setattr(acceleration, "SMALLEST", 0)
+    with torch.inference_mode():
+        made = nn.Sequential(nn.Linear(48, 80), nn.ReLU(), nn.Linear(80, 33, bias=False))
+        pack_linear_layers(made)
+        x = torch.randn(4, 48)
+        assert torch.allclose(made(x), plain(made, x), atol=1e-5)
+    assert packed_bytes(made) > 0
+
+
 def test_training_computes_with_the_weights_themselves(network):
     x = torch.randn(4, 48)
     assert torch.equal(network(x), plain(network, x))
