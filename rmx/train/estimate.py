@@ -170,7 +170,7 @@ def _decoding(completions: int, length: Span, speeds: Speeds) -> Span:
 
 
 def memory_of(work: Work, speeds: Speeds, recipe: Recipe) -> float:
-    """Bytes at the peak: weights (on a CPU the process too), and the larger of what decoding and training keep."""
+    """Bytes at the peak: weights with packed ones (on a CPU the process too), and what decoding or training keeps."""
     optim, tokens = recipe.optim, min(work.longest, recipe.optim.max_seq_len)
     saved = speeds.saved_token * (LORA_MEMORY if not optim.recompute else 0.25)
     training = saved * tokens * optim.micro_batch + CHUNKS_BYTES + _adapter_bytes(speeds, recipe)
@@ -178,7 +178,8 @@ def memory_of(work: Work, speeds: Speeds, recipe: Recipe) -> float:
     decoding = speeds.rows * speeds.kv_token * work.longest
     decoding = min(decoding, speeds.kv_most)  # fewer rows where they would need more
     figures = min(MEMORY, token_bytes(speeds.hidden, optim.base_figures) * work.read.value) if on_cpu else 0.0
-    return speeds.weights + (PROCESS_BYTES if on_cpu else 0) + max(decoding, training + figures)
+    weights = speeds.weights + speeds.packed
+    return weights + (PROCESS_BYTES if on_cpu else 0) + max(decoding, training + figures)
 
 
 def _adapter_bytes(speeds: Speeds, recipe: Recipe) -> float:

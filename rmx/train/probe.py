@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from rmx.engine.acceleration import packed_bytes
 from rmx.engine.decoding_memory import CPU_BYTES, is_out_of_memory, out_of_memory, room_of_rows
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
@@ -64,6 +65,7 @@ class Speeds:
     prompt: float  # tokens, mean
     lengths: Lengths  # of the model's own completions
     kv_most: int = CPU_BYTES  # bytes of keys and values that rows decoded together may take
+    packed: int = 0  # bytes of the weights that are packed beside the others
 
 
 def probe(
@@ -91,6 +93,7 @@ def probe(
         kv_token=2 * config.num_hidden_layers * heads * width * weights[0].element_size(),
         saved_token=saved[-1] // (len(text) * rows), hidden=config.hidden_size,
         prompt=sum(map(len, prompts)) / len(prompts), lengths=lengths, kv_most=room_of_rows(engine),
+        packed=packed_bytes(engine.model),
     )  # fmt: skip
 
 
