@@ -39,7 +39,7 @@ def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
     merged = Pair(two.base, _adapted(load()), None)
     merged.adapted.engine.model = merged.adapted.engine.model.merge_and_unload()
     forget_packed(merged.adapted.engine.model)
-    # Of every model, so that what it shares of all prompts is read by itself by all of them.
+    # Asked of every model, so that all of them read the beginning that prompts share by itself.
     (ids, start), *_ = [_text(model) for pair in (one, two, merged) for model in (pair.base, pair.adapted)]
     differences = {
         "reading": reading_difference(one, two, ids, start),

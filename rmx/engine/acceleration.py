@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 SEEN = 3  # passes of one shape before it is recorded: what comes and goes sooner is not worth it
 WARM_UP = 2  # runs before the recording, in which libraries set themselves up
-SMALLEST = 64 << 20  # bytes of the matrices that are packed: smaller ones stay in the processor's own memory anyway
+SMALLEST = 64 << 20  # bytes of the matrices that are packed: smaller ones stay in the processor's caches anyway
 PART_OF_MEMORY = 8  # packed weights have at most an eighth of what the machine has
 PACKED_ROWS = 32  # of a pass, for which their order is chosen
 

@@ -132,7 +132,8 @@ class Engine:
         self.queue = FairQueue(self.queue.limit, self.queue.per_owner, self.queue.per_address)
         self.scheduler = None
         self.held = HeldEngines([self])
-        self.prefixes = PrefixCache(self.prefixes.max_bytes)
+        heads, self.prefixes = self.prefixes.heads, PrefixCache(self.prefixes.max_bytes)
+        self.prefixes.heads = heads  # which beginnings are shared stays known, what was computed of them does not
 
     @property
     def device(self) -> torch.device:

@@ -220,6 +220,15 @@ def test_a_head_is_each_adapters_own_and_goes_with_it(tmp_path):
     assert counted(engine, lambda: opened(pair.adapter, reuse=False)) == 2
 
 
+def test_a_copy_of_the_process_knows_the_heads_and_nothing_that_was_computed_of_them(tiny):
+    engine = tiny.engine
+    engine.prefixes.add_head(HEAD)
+    engine.open([*HEAD, 40], reuse=False)
+    engine.forked()
+    assert counted(engine, lambda: engine.open([*HEAD, 41], reuse=False)) == 31
+    assert counted(engine, lambda: engine.open([*HEAD, 42], reuse=False)) == 1
+
+
 def test_heads_count_as_memory_and_only_so_many_are_kept():
     cache = PrefixCache(10_000)
     for i in range(MOST_HEADS + 3):
